@@ -1,0 +1,104 @@
+package metadata
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Key identifies a node for its whole life. Names change by rename and thin ids by reset; the key
+// does not. Zero is "no node".
+type Key uint64
+
+// ThinID is the 24-bit number of a thin device inside its pool.
+type ThinID uint32
+
+// Kind says what a node is.
+type Kind string
+
+// The kinds of nodes. A template is never shown: layers and snapshots without a parent start as
+// snapshots of it.
+const (
+	KindLayer    Kind = "layer"
+	KindSnapshot Kind = "snapshot"
+	KindVolume   Kind = "volume"
+	KindTemplate Kind = "template"
+)
+
+// PoolState is where a pool stands in its life.
+type PoolState string
+
+// The states of a pool's record. Whoever finds creating or destroying, and can take the start/stop
+// lock, takes the rest down.
+const (
+	PoolCreating   PoolState = "creating"
+	PoolReady      PoolState = "ready"
+	PoolDestroying PoolState = "destroying"
+)
+
+// Backing describes what a pool lies on.
+type Backing struct {
+	Type         string `json:"type"` // "loopback"
+	DataFile     string `json:"dataFile,omitempty"`
+	MetadataFile string `json:"metadataFile,omitempty"`
+	DataSize     int64  `json:"dataSize"`     // bytes
+	MetadataSize int64  `json:"metadataSize"` // bytes of the backing, of which MetadataHeld are outside the table
+	MetadataHeld int64  `json:"metadataHeld"`
+}
+
+// Pool is the record of the pool itself.
+type Pool struct {
+	Name         string    `json:"name"`
+	UUID         string    `json:"uuid"`
+	State        PoolState `json:"state"`
+	Created      time.Time `json:"created"`
+	Backing      Backing   `json:"backing"`
+	FS           string    `json:"fs"`
+	BaseSize     int64     `json:"baseSize"`  // bytes
+	BlockSize    int64     `json:"blockSize"` // bytes
+	MkfsOptions  []string  `json:"mkfsOptions,omitempty"`
+	MountOptions []string  `json:"mountOptions,omitempty"`
+	Discard      string    `json:"discard"`
+	NoZero       bool      `json:"noZero,omitempty"`
+
+	// TransactionID is what the kernel's pool must say, or one more than it while Pending.
+	TransactionID uint64 `json:"transactionId"`
+	Pending       bool   `json:"pending,omitempty"`
+
+	// LowID and HighID bound the thin ids that may be in flight: LowID <= id < HighID.
+	LowID  ThinID `json:"lowId"`
+	HighID ThinID `json:"highId"`
+
+	// SnapshotsTaken is the pool's count of create_snap messages, of which a pool survives 2^24.
+	SnapshotsTaken uint64 `json:"snapshotsTaken"`
+}
+
+// Node is the record of a layer, a snapshot, a volume or a template.
+type Node struct {
+	Key     Key               `json:"key"`
+	ID      ThinID            `json:"id"`
+	Name    string            `json:"name"`
+	Kind    Kind              `json:"kind"`
+	Parent  Key               `json:"parent,omitempty"`
+	Size    int64             `json:"size"` // bytes
+	FS      string            `json:"fs"`
+	Created time.Time         `json:"created"`
+	Labels  map[string]string `json:"labels,omitempty"`
+	Attrs   map[string]string `json:"attrs,omitempty"`
+	Foreign bool              `json:"foreign,omitempty"`
+}
+
+// Tombstone is a thin device that is being deleted.
+type Tombstone struct {
+	ID    ThinID    `json:"id"`
+	Name  string    `json:"name"` // what the node was called, for people
+	Since time.Time `json:"since"`
+}
+
+// Document is a small record of a package above, kept with the nodes it needs: a node that a
+// document names cannot be removed.
+type Document struct {
+	Kind  string          `json:"kind"`
+	Key   string          `json:"key"`
+	Nodes []Key           `json:"nodes,omitempty"`
+	Data  json.RawMessage `json:"data"`
+}

@@ -1,0 +1,229 @@
+package metadata
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// SchemaVersion is the version of the records that this program writes. Older ones are upgraded,
+// newer ones refused.
+const SchemaVersion = 1
+
+// bbolt's own lock polls; the caller's lock comes first and makes it free, so that this bound only
+// matters when a program that is not dmlayer holds the file.
+const foreignLockTimeout = 5 * time.Second
+
+// The store is allocated in steps of this size, so that a full host file system meets a growing
+// store seldom and removing always has room.
+const allocationStep = 16 << 20
+
+// Locker gives the store's lock: shared for readers, exclusive for writers. The context bounds the
+// wait.
+type Locker interface {
+	LockStore(ctx context.Context, shared bool) (unlock func(), err error)
+}
+
+// Store is a pool's record store. It holds no file open.
+type Store struct {
+	path   string
+	locker Locker
+}
+
+// New returns the store at path. Nothing is opened.
+func New(path string, locker Locker) *Store { return &Store{path, locker} }
+
+// Path returns the store's file.
+func (s *Store) Path() string { return s.path }
+
+// Create makes a store that holds the pool's record, at once or not at all: it is written beside
+// its place and renamed. An existing store is ErrExists.
+func Create(path string, pool Pool) (err error) {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("create record store %s: %w", path, errs.ErrExists)
+	}
+	tmp := path + ".new"
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("create record store %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp)
+			err = fmt.Errorf("create record store %s: %w", path, noSpace(err))
+		}
+	}()
+	db, err := bbolt.Open(tmp, 0o600, options(false))
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(btx *bbolt.Tx) error {
+		for _, name := range allBuckets {
+			if _, err := btx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		tx := &Tx{btx}
+		if err := btx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint32(nil, SchemaVersion)); err != nil {
+			return err
+		}
+		return tx.PutPool(pool)
+	})
+	if cerr := db.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return err
+	}
+	if err := allocate(tmp, allocationStep); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// View runs fn in a read transaction. Nothing that tx returned may be kept, but records are copies.
+func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
+	return s.transact(ctx, true, func(db *bbolt.DB) error {
+		return db.View(func(btx *bbolt.Tx) error { return s.run(btx, fn) })
+	})
+}
+
+// Update runs fn in a write transaction. When it returns nil, what fn wrote is on the disk; an error
+// of fn, which is returned as it is, leaves the store as it was.
+func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
+	return s.transact(ctx, false, func(db *bbolt.DB) error {
+		if err := s.extend(db); err != nil {
+			return err
+		}
+		return db.Update(func(btx *bbolt.Tx) error { return s.run(btx, fn) })
+	})
+}
+
+func (s *Store) transact(ctx context.Context, readOnly bool, fn func(*bbolt.DB) error) error {
+	unlock, err := s.locker.LockStore(ctx, readOnly)
+	if err != nil {
+		return fmt.Errorf("lock record store %s: %w", s.path, err)
+	}
+	defer unlock()
+	// bbolt would create a file that is not there.
+	if _, err := os.Stat(s.path); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("open record store %s: %w", s.path, errs.ErrNotFound)
+		}
+		return fmt.Errorf("open record store %s: %w", s.path, err)
+	}
+	return noSpace(s.guard(readOnly, fn))
+}
+
+// guard opens the file for one transaction and turns the panics and faults with which bbolt meets
+// damaged pages into an error: the file is foreign bytes.
+func (s *Store) guard(readOnly bool, fn func(*bbolt.DB) error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("record store %s: %v: %w", s.path, r, errs.ErrDamaged)
+		}
+	}()
+	db, err := bbolt.Open(s.path, 0o600, options(readOnly))
+	if err != nil {
+		return s.openError(err)
+	}
+	defer func() {
+		if cerr := db.Close(); err == nil && cerr != nil {
+			err = fmt.Errorf("close record store %s: %w", s.path, cerr)
+		}
+	}()
+	return fn(db)
+}
+
+func (s *Store) openError(err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return errs.WithHint(fmt.Errorf("open record store %s: another program holds it: %w", s.path, errs.ErrBusy),
+			"end the program that has the file open (fuser "+s.path+")")
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
+		return errs.WithHint(fmt.Errorf("open record store %s: %w: %w", s.path, err, errs.ErrDamaged),
+			"put back a copy of the record store; the pool's data is untouched")
+	}
+	return fmt.Errorf("open record store %s: %w", s.path, err)
+}
+
+func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
+	tx := &Tx{btx}
+	if err := tx.checkSchema(); err != nil {
+		return fmt.Errorf("record store %s: %w", s.path, err)
+	}
+	return fn(tx)
+}
+
+// extend keeps room for a transaction allocated at the end of the file.
+func (s *Store) extend(db *bbolt.DB) error {
+	var used int64
+	if err := db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }); err != nil {
+		return err
+	}
+	fi, err := os.Stat(s.path)
+	if err != nil {
+		return err
+	}
+	if used <= fi.Size()-allocationStep/4 {
+		return nil
+	}
+	// Without room the transaction may still fit; if it does not, it says so.
+	if err := allocate(s.path, fi.Size()+allocationStep); err != nil && !errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("extend record store %s: %w", s.path, err)
+	}
+	return nil
+}
+
+func options(readOnly bool) *bbolt.Options {
+	return &bbolt.Options{
+		Timeout:      foreignLockTimeout,
+		ReadOnly:     readOnly,
+		FreelistType: bbolt.FreelistMapType,
+	}
+}
+
+func allocate(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+		if !errors.Is(err, unix.EOPNOTSUPP) {
+			return &os.PathError{Op: "fallocate", Path: path, Err: err}
+		}
+		return nil // the host file system cannot promise room
+	}
+	return f.Sync()
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func noSpace(err error) error {
+	if errors.Is(err, unix.ENOSPC) && !errors.Is(err, errs.ErrNoSpace) {
+		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNoSpace), "free space on the file system of the root directory")
+	}
+	return err
+}

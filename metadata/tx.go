@@ -1,0 +1,281 @@
+package metadata
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+var (
+	bucketMeta     = []byte("meta")     // keySchema, keyPool
+	bucketNodes    = []byte("nodes")    // key -> Node
+	bucketNames    = []byte("names")    // name -> key
+	bucketIDs      = []byte("ids")      // thin id -> key
+	bucketChildren = []byte("children") // parent key, key -> nothing
+	bucketTombs    = []byte("tombs")    // thin id -> Tombstone
+	bucketDocs     = []byte("docs")     // kind, NUL, key -> Document
+	bucketDocRefs  = []byte("docrefs")  // node key, kind, NUL, key -> nothing
+
+	allBuckets = [][]byte{bucketMeta, bucketNodes, bucketNames, bucketIDs, bucketChildren, bucketTombs, bucketDocs, bucketDocRefs}
+
+	keySchema = []byte("schema")
+	keyPool   = []byte("pool")
+)
+
+// Tx is a transaction. It must not be used after the function it was given to has returned.
+type Tx struct{ b *bbolt.Tx }
+
+func (tx *Tx) checkSchema() error {
+	meta := tx.b.Bucket(bucketMeta)
+	if meta == nil {
+		return fmt.Errorf("no schema version: %w", errs.ErrDamaged)
+	}
+	v := meta.Get(keySchema)
+	if len(v) != 4 {
+		return fmt.Errorf("no schema version: %w", errs.ErrDamaged)
+	}
+	if got := binary.BigEndian.Uint32(v); got != SchemaVersion {
+		return errs.WithHint(fmt.Errorf("schema version %d, this program knows %d: %w", got, SchemaVersion, errs.ErrUnsupported),
+			"use the version of dmlayer that wrote it, or a newer one")
+	}
+	for _, name := range allBuckets {
+		if tx.b.Bucket(name) == nil {
+			return fmt.Errorf("bucket %s is missing: %w", name, errs.ErrDamaged)
+		}
+	}
+	return nil
+}
+
+func u32(n ThinID) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+func u64(n Key) []byte    { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
+
+func decode(what string, v []byte, into any) error {
+	if err := json.Unmarshal(v, into); err != nil {
+		return fmt.Errorf("record of %s: %w: %w", what, err, errs.ErrDamaged)
+	}
+	return nil
+}
+
+func (tx *Tx) put(bucket, key []byte, record any) error {
+	v, err := json.Marshal(record)
+	if err != nil {
+		return err
+	}
+	return tx.b.Bucket(bucket).Put(key, v)
+}
+
+// Pool returns the pool's record.
+func (tx *Tx) Pool() (Pool, error) {
+	var p Pool
+	v := tx.b.Bucket(bucketMeta).Get(keyPool)
+	if v == nil {
+		return p, fmt.Errorf("record of the pool is missing: %w", errs.ErrDamaged)
+	}
+	return p, decode("the pool", v, &p)
+}
+
+// PutPool replaces the pool's record.
+func (tx *Tx) PutPool(p Pool) error { return tx.put(bucketMeta, keyPool, p) }
+
+// Node returns the node of that name, or ErrNotFound.
+func (tx *Tx) Node(name string) (Node, error) {
+	k := tx.b.Bucket(bucketNames).Get([]byte(name))
+	if k == nil {
+		return Node{}, fmt.Errorf("node %q: %w", name, errs.ErrNotFound)
+	}
+	return tx.node(k)
+}
+
+// NodeByKey returns the node with that key, or ErrNotFound.
+func (tx *Tx) NodeByKey(key Key) (Node, error) { return tx.node(u64(key)) }
+
+// NodeByID returns the node that owns a thin id, or ErrNotFound.
+func (tx *Tx) NodeByID(id ThinID) (Node, error) {
+	k := tx.b.Bucket(bucketIDs).Get(u32(id))
+	if k == nil {
+		return Node{}, fmt.Errorf("node with thin id %d: %w", id, errs.ErrNotFound)
+	}
+	return tx.node(k)
+}
+
+func (tx *Tx) node(key []byte) (Node, error) {
+	var n Node
+	v := tx.b.Bucket(bucketNodes).Get(key)
+	if v == nil {
+		return n, fmt.Errorf("node with key %x: %w", key, errs.ErrNotFound)
+	}
+	return n, decode(fmt.Sprintf("node %x", key), v, &n)
+}
+
+// Nodes calls fn for every node, templates included, in the order of their making, until it
+// returns an error, which Nodes returns.
+func (tx *Tx) Nodes(fn func(Node) error) error {
+	return tx.b.Bucket(bucketNodes).ForEach(func(k, v []byte) error {
+		var n Node
+		if err := decode(fmt.Sprintf("node %x", k), v, &n); err != nil {
+			return err
+		}
+		return fn(n)
+	})
+}
+
+// NextKey returns a key that no node ever had.
+func (tx *Tx) NextKey() (Key, error) {
+	n, err := tx.b.Bucket(bucketNodes).NextSequence()
+	return Key(n), err
+}
+
+// AddNode records a new node under a new key, which it returns. A taken name is ErrExists, a thin id
+// that another record or a tombstone names is ErrDamaged, a parent that is gone is ErrNotFound.
+func (tx *Tx) AddNode(n Node) (Node, error) {
+	if other, err := tx.Node(n.Name); err == nil {
+		return n, fmt.Errorf("%s %q: %w", other.Kind, n.Name, errs.ErrExists)
+	}
+	if err := tx.checkFreeID(n.ID); err != nil {
+		return n, err
+	}
+	if n.Parent != 0 {
+		if _, err := tx.NodeByKey(n.Parent); err != nil {
+			return n, fmt.Errorf("parent of %q: %w", n.Name, err)
+		}
+	}
+	key, err := tx.NextKey()
+	if err != nil {
+		return n, err
+	}
+	n.Key = key
+	if err := tx.index(n); err != nil {
+		return n, err
+	}
+	return n, tx.put(bucketNodes, u64(n.Key), n)
+}
+
+// PutNode replaces the record with n's key: name, thin id, parent and everything else may differ.
+func (tx *Tx) PutNode(n Node) error {
+	old, err := tx.NodeByKey(n.Key)
+	if err != nil {
+		return err
+	}
+	if n.Name != old.Name {
+		if other, err := tx.Node(n.Name); err == nil {
+			return fmt.Errorf("%s %q: %w", other.Kind, n.Name, errs.ErrExists)
+		}
+	}
+	if n.ID != old.ID {
+		if err := tx.checkFreeID(n.ID); err != nil {
+			return err
+		}
+	}
+	if n.Parent != old.Parent && n.Parent != 0 {
+		if _, err := tx.NodeByKey(n.Parent); err != nil {
+			return fmt.Errorf("parent of %q: %w", n.Name, err)
+		}
+	}
+	if err := tx.unindex(old); err != nil {
+		return err
+	}
+	if err := tx.index(n); err != nil {
+		return err
+	}
+	return tx.put(bucketNodes, u64(n.Key), n)
+}
+
+// DeleteNode forgets a node. Children and documents that name it are the caller's to check.
+func (tx *Tx) DeleteNode(key Key) error {
+	n, err := tx.NodeByKey(key)
+	if err != nil {
+		return err
+	}
+	if err := tx.unindex(n); err != nil {
+		return err
+	}
+	return tx.b.Bucket(bucketNodes).Delete(u64(key))
+}
+
+func (tx *Tx) index(n Node) error {
+	if err := tx.b.Bucket(bucketNames).Put([]byte(n.Name), u64(n.Key)); err != nil {
+		return err
+	}
+	if err := tx.b.Bucket(bucketIDs).Put(u32(n.ID), u64(n.Key)); err != nil {
+		return err
+	}
+	if n.Parent == 0 {
+		return nil
+	}
+	return tx.b.Bucket(bucketChildren).Put(append(u64(n.Parent), u64(n.Key)...), []byte{})
+}
+
+func (tx *Tx) unindex(n Node) error {
+	if err := tx.b.Bucket(bucketNames).Delete([]byte(n.Name)); err != nil {
+		return err
+	}
+	if err := tx.b.Bucket(bucketIDs).Delete(u32(n.ID)); err != nil {
+		return err
+	}
+	return tx.b.Bucket(bucketChildren).Delete(append(u64(n.Parent), u64(n.Key)...))
+}
+
+func (tx *Tx) checkFreeID(id ThinID) error {
+	if n, err := tx.NodeByID(id); err == nil {
+		return fmt.Errorf("thin id %d belongs to %q: %w", id, n.Name, errs.ErrDamaged)
+	}
+	if tx.b.Bucket(bucketTombs).Get(u32(id)) != nil {
+		return fmt.Errorf("thin id %d is being deleted: %w", id, errs.ErrDamaged)
+	}
+	return nil
+}
+
+// Children returns the nodes whose parent is key, in the order of their making.
+func (tx *Tx) Children(key Key) ([]Node, error) {
+	var nodes []Node
+	prefix := u64(key)
+	c := tx.b.Bucket(bucketChildren).Cursor()
+	for k, _ := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, _ = c.Next() {
+		n, err := tx.node(k[len(prefix):])
+		if err != nil {
+			return nil, err
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes, nil
+}
+
+// HasChildren tells whether any node descends directly from key.
+func (tx *Tx) HasChildren(key Key) bool {
+	prefix := u64(key)
+	k, _ := tx.b.Bucket(bucketChildren).Cursor().Seek(prefix)
+	return bytes.HasPrefix(k, prefix)
+}
+
+// Named tells whether a record or a tombstone names the thin id.
+func (tx *Tx) Named(id ThinID) bool {
+	return tx.b.Bucket(bucketIDs).Get(u32(id)) != nil || tx.b.Bucket(bucketTombs).Get(u32(id)) != nil
+}
+
+// PutTombstone records that a thin device is being deleted.
+func (tx *Tx) PutTombstone(t Tombstone) error { return tx.put(bucketTombs, u32(t.ID), t) }
+
+// Tombstone tells whether the thin id is being deleted.
+func (tx *Tx) Tombstone(id ThinID) bool { return tx.b.Bucket(bucketTombs).Get(u32(id)) != nil }
+
+// DropTombstone forgets a tombstone; one that is not there is no error.
+func (tx *Tx) DropTombstone(id ThinID) error { return tx.b.Bucket(bucketTombs).Delete(u32(id)) }
+
+// Tombstones returns all tombstones by thin id.
+func (tx *Tx) Tombstones() ([]Tombstone, error) {
+	var ts []Tombstone
+	err := tx.b.Bucket(bucketTombs).ForEach(func(k, v []byte) error {
+		var t Tombstone
+		if err := decode(fmt.Sprintf("tombstone %x", k), v, &t); err != nil {
+			return err
+		}
+		ts = append(ts, t)
+		return nil
+	})
+	return ts, err
+}

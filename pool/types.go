@@ -1,0 +1,64 @@
+package pool
+
+import "time"
+
+// Dirs are the two directories of dmlayer.
+type Dirs struct {
+	Root string // durable: pools' record stores and loop files
+	Run  string // volatile: locks, claims, links, mount points
+}
+
+// DefaultDirs returns /var/lib/dmlayer and /run/dmlayer.
+func DefaultDirs() Dirs { return Dirs{Root: "/var/lib/dmlayer", Run: "/run/dmlayer"} }
+
+// Spec says what Create makes. Zero values mean the defaults.
+type Spec struct {
+	Name         string
+	Backing      string   // "loopback"
+	DataSize     int64    // bytes; 0: 100 GiB
+	MetadataSize int64    // bytes; 0: computed from the data size
+	BlockSize    int64    // bytes; 0: 64 KiB
+	FS           string   // "ext4" (default) or "xfs"
+	BaseSize     int64    // bytes; 0: 10 GiB
+	MkfsOptions  []string // words for mkfs
+	MountOptions []string // as in mount -o, one each
+	Discard      string   // "passdown" (default for loopback), "nopassdown", "ignore"
+	NoZero       bool     // new blocks are not zeroed: all users of the pool trust each other
+}
+
+// The states of a pool as Status.State gives them.
+const (
+	StateActive         = "active"
+	StateInactive       = "inactive"
+	StateReadOnly       = "read-only"
+	StateOutOfDataSpace = "out-of-data-space"
+	StateFailed         = "failed"
+	StateNeedsCheck     = "needs-check"
+)
+
+// Status is what a pool is and how it is. Sizes are bytes; nil is "not known now".
+type Status struct {
+	Name           string    `json:"name"`
+	UUID           string    `json:"uuid"`
+	Backing        string    `json:"backing"`
+	State          string    `json:"state"`
+	FS             string    `json:"fs"`
+	BaseSize       int64     `json:"baseSize"`
+	BlockSize      int64     `json:"blockSize"`
+	DataUsed       *int64    `json:"dataUsed"`
+	DataTotal      *int64    `json:"dataTotal"`
+	MetadataUsed   *int64    `json:"metadataUsed"`
+	MetadataTotal  *int64    `json:"metadataTotal"`
+	TransactionID  *uint64   `json:"transactionId"`
+	SnapshotsTaken *uint64   `json:"snapshotsTaken"`
+	Layers         int       `json:"layers"`
+	Snapshots      int       `json:"snapshots"`
+	Volumes        int       `json:"volumes"`
+	DataDevice     string    `json:"dataDevice"`
+	MetadataDevice string    `json:"metadataDevice"`
+	Discard        string    `json:"discard"`
+	Zero           bool      `json:"zero"`
+	MkfsOptions    []string  `json:"mkfsOptions"`
+	MountOptions   []string  `json:"mountOptions"`
+	Created        time.Time `json:"created"`
+}
