@@ -1,0 +1,158 @@
+package fsutil
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// DevNum is the number of a block device.
+type DevNum struct{ Major, Minor uint32 }
+
+// String returns "major:minor", as in tables and sysfs.
+func (d DevNum) String() string { return fmt.Sprintf("%d:%d", d.Major, d.Minor) }
+
+func devNum(dev uint64) DevNum { return DevNum{unix.Major(dev), unix.Minor(dev)} }
+
+// DevNumOf returns the number of the block device at path; anything else is errs.ErrInvalid.
+func DevNumOf(path string) (DevNum, error) {
+	var st unix.Stat_t
+	if err := retryEINTR(func() error { return unix.Stat(path, &st) }); err != nil {
+		return DevNum{}, fail("look at block device", path, err)
+	}
+	return blockNumber(path, &st)
+}
+
+// DevNumOfFile is DevNumOf for an open block device.
+func DevNumOfFile(f *os.File) (DevNum, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return DevNum{}, fail("look at block device", f.Name(), err)
+	}
+	return blockNumber(f.Name(), &st)
+}
+
+func blockNumber(path string, st *unix.Stat_t) (DevNum, error) {
+	if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+		return DevNum{}, fail("look at block device", path, unix.ENOTBLK)
+	}
+	return devNum(uint64(st.Rdev)), nil
+}
+
+// deviceName returns the kernel's name of a block device ("dm-3", "loop0"), as sysfs and devtmpfs use it.
+func deviceName(n DevNum) (string, error) {
+	link := "/sys/dev/block/" + n.String()
+	target, err := os.Readlink(link)
+	if err != nil {
+		return "", fail("find block device", n.String(), err)
+	}
+	return filepath.Base(target), nil
+}
+
+// devicePath returns the devtmpfs path of a block device.
+func devicePath(n DevNum) (string, error) {
+	name, err := deviceName(n)
+	if err != nil {
+		return "", err
+	}
+	// sysfs turns the slash of names such as cciss/c0d0 into an exclamation mark.
+	return "/dev/" + strings.ReplaceAll(name, "!", "/"), nil
+}
+
+// OpenDevice opens a block device without claiming it. Anything but a block device is errs.ErrInvalid.
+func OpenDevice(path string, write bool) (*os.File, error) { return openDevice(path, write, 0) }
+
+// OpenExclusive opens a block device and claims it: while it is open, nobody can mount it or open it
+// exclusively, and it is errs.ErrBusy where somebody has. Other device-mapper devices on top of it count.
+func OpenExclusive(path string, write bool) (*os.File, error) {
+	return openDevice(path, write, unix.O_EXCL)
+}
+
+func openDevice(path string, write bool, flags int) (*os.File, error) {
+	flags |= unix.O_CLOEXEC | unix.O_NONBLOCK
+	if write {
+		flags |= unix.O_RDWR
+	}
+	// O_EXCL without O_CREAT has its meaning for block devices only: look first.
+	if _, err := DevNumOf(path); err != nil {
+		return nil, err
+	}
+	var fd int
+	err := retryEINTR(func() (err error) { fd, err = unix.Open(path, flags, 0); return err })
+	if err != nil {
+		return nil, fail("open block device", path, err)
+	}
+	f := os.NewFile(uintptr(fd), path)
+	if _, err := DevNumOfFile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// SizeOf returns the size of an open block device or regular file in bytes.
+func SizeOf(f *os.File) (uint64, error) {
+	fi, err := f.Stat()
+	if err != nil {
+		return 0, fail("size of", f.Name(), errors.Unwrap(err))
+	}
+	if fi.Mode().IsRegular() {
+		return uint64(fi.Size()), nil
+	}
+	var size uint64
+	if err := ioctl(int(f.Fd()), reqBLKGETSIZE64, &size); err != nil {
+		return 0, fail("size of", f.Name(), err)
+	}
+	return size, nil
+}
+
+// DeviceSize returns the size of the block device or regular file at path in bytes.
+func DeviceSize(path string) (uint64, error) {
+	f, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return 0, fail("size of", path, errors.Unwrap(err))
+	}
+	defer f.Close()
+	return SizeOf(f)
+}
+
+// Flush writes back what the page cache has of a block device and has the device make it durable.
+func Flush(f *os.File) error {
+	if err := retryEINTR(func() error { return unix.Fsync(int(f.Fd())) }); err != nil {
+		return fail("flush", f.Name(), err)
+	}
+	return nil
+}
+
+// Discard gives back the blocks of a range of a block device, which must be open for writing.
+// BLKDISCARD wants multiples of the logical block size. A device without discard is errs.ErrUnsupported.
+func Discard(f *os.File, offset, length uint64) error {
+	if length == 0 {
+		return nil
+	}
+	r := [2]uint64{offset, length}
+	if err := ioctl(int(f.Fd()), reqBLKDISCARD, &r); err != nil {
+		return fail(fmt.Sprintf("discard %d bytes at %d of", length, offset), f.Name(), err)
+	}
+	return nil
+}
+
+// readFull reads len(buf) bytes at off. A device that ends before is io.EOF, a partial read too.
+func readFull(r io.ReaderAt, buf []byte, off int64) error {
+	n, err := r.ReadAt(buf, off)
+	if n == len(buf) {
+		return nil
+	}
+	if err == nil || errors.Is(err, io.ErrUnexpectedEOF) {
+		err = io.EOF
+	}
+	return err
+}
+
+var errShort = fmt.Errorf("the device is too small: %w", errs.ErrDamaged)

@@ -1,0 +1,119 @@
+package fsutil
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// Mount mounts the file system on dev at dir. Beside the caller's options, ext4 gets errors=remount-ro and
+// noinit_itable, xfs gets nouuid and, where it is writable, is told not to retry writes for ever on a full
+// pool (else it is unmounted again and the error returned). Access times are the kernel's default, relatime.
+//
+// A dirty journal is replayed, also read-only, unless the device itself is read-only.
+func Mount(ctx context.Context, dev, dir string, o MountOptions) error {
+	what := fmt.Sprintf("mount %s on", dev)
+	if err := context.Cause(ctx); err != nil {
+		return fail(what, dir, err)
+	}
+	p, err := o.parsed()
+	if err != nil {
+		return fail(what, dir, err)
+	}
+	err = retryEINTR(func() error {
+		return unix.Mount(dev, dir, string(o.Type), p.Flags, strings.Join(p.Data, ","))
+	})
+	if err != nil {
+		return mountError(what, dir, o.Type, err)
+	}
+	if o.Type == XFS && !p.ReadOnly() {
+		if err := stopXFSRetries(dir); err != nil {
+			return fail(what, dir, errors.Join(err, Unmount(context.WithoutCancel(ctx), dir, UnmountOptions{})))
+		}
+	}
+	return nil
+}
+
+// mountError explains what mount(2) and fsconfig(2) mean by an errno.
+func mountError(what, dir string, t Type, err error) error {
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		return errs.WithHint(fail(what, dir, err), "the kernel lacks this file system: modprobe "+string(t))
+	case errors.Is(err, unix.EINVAL):
+		return errs.WithHint(fail(what, dir, err),
+			fmt.Sprintf("a mount option that %s does not know, or no %s on the device; see the kernel log", t, t))
+	case errors.Is(err, unix.EROFS):
+		return errs.WithHint(fail(what, dir, err), "the device is read-only and the file system wants its journal replayed")
+	}
+	return fail(what, dir, err)
+}
+
+// xfsErrors are the kinds of metadata write errors that xfs would retry for ever: what a full pool and what
+// a pool without metadata space (or a full host file system below a loop device) gives. Such retries
+// hold up freezing, and with it the suspension of the device. See Documentation/admin-guide/xfs.rst.
+var xfsErrors = []string{"ENOSPC", "EIO"}
+
+// stopXFSRetries tells the xfs mounted at dir to give up at the first such error: it shuts down, and its
+// log is replayed by the next mount.
+func stopXFSRetries(dir string) error {
+	var st unix.Stat_t
+	if err := retryEINTR(func() error { return unix.Stat(dir, &st) }); err != nil {
+		return fail("look at", dir, err)
+	}
+	name, err := deviceName(devNum(uint64(st.Dev)))
+	if err != nil {
+		return err
+	}
+	for _, kind := range xfsErrors {
+		path := fmt.Sprintf("/sys/fs/xfs/%s/error/metadata/%s/max_retries", name, kind)
+		if err := writeAttribute(path, "0"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeAttribute(path, value string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		return fail("set", path, errors.Unwrap(err))
+	}
+	_, err = f.WriteString(value)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fail("set", path, errors.Unwrap(err))
+	}
+	return nil
+}
+
+// UnmountOptions says how to unmount.
+type UnmountOptions struct {
+	// Lazy takes the mount out of sight at once and lets it end with its last user.
+	Lazy bool
+}
+
+// Unmount unmounts what is mounted at dir. When it returns nil without Lazy and nothing else has the
+// file system mounted, its device is closed. It is errs.ErrBusy where somebody uses it, and
+// errs.ErrInvalid where nothing is mounted there. A symbolic link is not followed.
+func Unmount(ctx context.Context, dir string, o UnmountOptions) error {
+	if err := context.Cause(ctx); err != nil {
+		return fail("unmount", dir, err)
+	}
+	flags := unix.UMOUNT_NOFOLLOW
+	if o.Lazy {
+		flags |= unix.MNT_DETACH
+	}
+	err := retryEINTR(func() error { return unix.Unmount(dir, flags) })
+	if errors.Is(err, unix.EINVAL) {
+		return errs.WithHint(fail("unmount", dir, err), "nothing is mounted there")
+	}
+	return fail("unmount", dir, err)
+}
