@@ -27,16 +27,21 @@ func Discard(ctx context.Context, f *os.File, offset, length uint64) error {
 	}
 	for length > 0 {
 		n := min(length, discardStep)
-		err := ctx.Err()
-		if err == nil {
-			err = errors.Join(conn.Control(func(fd uintptr) { err = discard(fd, [2]uint64{offset, n}) }), err)
-		}
-		if err != nil {
+		if err := discardOnce(ctx, conn, offset, n); err != nil {
 			return fmt.Errorf("thinpool: discard %d bytes at %d on %s: %w", n, offset, f.Name(), err)
 		}
 		offset, length = offset+n, length-n
 	}
 	return nil
+}
+
+func discardOnce(ctx context.Context, conn syscall.RawConn, offset, length uint64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var result error
+	err := conn.Control(func(fd uintptr) { result = discard(fd, [2]uint64{offset, length}) })
+	return errors.Join(err, result)
 }
 
 func discard(fd uintptr, byteRange [2]uint64) error {

@@ -17,7 +17,7 @@ var (
 	// metadata snapshot is asked for.
 	ErrBusy = errors.New("in use")
 	// ErrReadOnly is returned when a pool refuses a message because it
-	// cannot write its metadata; the error is a [*ModeError] if the pool's
+	// cannot write its metadata; the error is a [*StateError] if the pool's
 	// status could be had.
 	ErrReadOnly = errors.New("pool is read-only")
 	// ErrNeedsCheck is returned, with ErrReadOnly or ErrNotCommitted, when a
@@ -39,13 +39,13 @@ var (
 	ErrWrongTarget = errors.New("device has another target")
 )
 
-// ModeError says in which state a pool was found that could not do, or may
+// StateError says in which state a pool was found that could not do, or may
 // not have done, what it was told.
-type ModeError struct {
+type StateError struct {
 	Status PoolStatus
 }
 
-func (e *ModeError) Error() string {
+func (e *StateError) Error() string {
 	s := "pool is in mode " + e.Status.Mode.String()
 	if e.Status.NeedsCheck {
 		s += " and needs a check"
@@ -58,7 +58,7 @@ func (e *ModeError) Error() string {
 
 // Is finds ErrReadOnly, ErrNeedsCheck, and ErrOutOfSpace where the metadata
 // is used up.
-func (e *ModeError) Is(target error) bool {
+func (e *StateError) Is(target error) bool {
 	switch target {
 	case ErrReadOnly:
 		return e.Status.Mode == ModeReadOnly || e.Status.Mode.broken()

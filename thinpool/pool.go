@@ -161,7 +161,7 @@ func (p *Pool) message(what, text string) (PoolStatus, error) {
 		if errors.Is(class, ErrReadOnly) {
 			// The errno says only that it may not; the status says why.
 			if status, serr := p.Status(); serr == nil {
-				err = fmt.Errorf("%w: %w", &ModeError{status}, err)
+				err = fmt.Errorf("%w: %w", &StateError{status}, err)
 			}
 		}
 		return PoolStatus{}, opError(what, class, err)
@@ -171,7 +171,7 @@ func (p *Pool) message(what, text string) (PoolStatus, error) {
 		return PoolStatus{}, opError(what, ErrNotCommitted, err)
 	}
 	if !status.Commits() {
-		return PoolStatus{}, opError(what, ErrNotCommitted, &ModeError{status})
+		return PoolStatus{}, opError(what, ErrNotCommitted, &StateError{status})
 	}
 	return status, nil
 }

@@ -27,9 +27,8 @@ const (
 	superblockMagic   = 27022010
 	superblockSalt    = 160774
 	superblockVersion = 2
-	// minVersion is what the kernel accepts too (dm-thin-metadata.c,
-	// __check_incompat_features looks at the flags only; version 1 was never
-	// released).
+	// The kernel writes the version but never looks at it; it refuses unknown
+	// incompatible features instead.
 	minVersion = 1
 
 	flagNeedsCheck = 1 << 0
