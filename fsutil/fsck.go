@@ -1,0 +1,130 @@
+package fsutil
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/run"
+)
+
+// FsckOptions says how to check.
+type FsckOptions struct {
+	// Repair lets the check write. Without it nothing is written, and a dirty journal is not replayed.
+	Repair bool
+	// Thorough answers yes to every question of e2fsck where what is safe was not enough. Do it on a snapshot
+	// first. It is for ext4 with Repair; xfs_repair knows one way only.
+	Thorough bool
+}
+
+// FsckResult is what a check found.
+type FsckResult struct {
+	Clean  bool // nothing is wrong (any more)
+	Fixed  bool // something was, and was repaired
+	Output string
+}
+
+// Fsck checks an unmounted file system with e2fsck or xfs_repair. Damage that stays is errs.ErrDamaged, beside
+// the result. An xfs whose log is dirty is errs.ErrDamaged too, with the hint to mount it once: neither
+// checking nor repairing it as it is makes sense.
+func Fsck(ctx context.Context, dev string, t Type, o FsckOptions) (FsckResult, error) {
+	if err := t.Valid(); err != nil {
+		return FsckResult{}, fmt.Errorf("check %s: %w", dev, err)
+	}
+	cmd := run.Cmd{Program: "e2fsck", Args: e2fsckArgs(o, dev)}
+	judge := judgeE2fsck
+	if t == XFS {
+		cmd = run.Cmd{Program: "xfs_repair", Args: xfsRepairArgs(o, dev)}
+		judge = judgeXFSRepair
+	}
+	res, err := run.Do(ctx, cmd)
+	var re *run.Error
+	if err != nil && (!errors.As(err, &re) || re.Err != nil) {
+		return FsckResult{}, fmt.Errorf("check %s: %w", dev, err)
+	}
+	out := strings.TrimSpace(string(res.Stdout) + "\n" + string(res.Stderr))
+	r, err := judge(res.ExitCode, o, out, err)
+	r.Output = out
+	if err != nil {
+		err = fmt.Errorf("check %s: %w", dev, err)
+	}
+	return r, err
+}
+
+func e2fsckArgs(o FsckOptions, dev string) []string {
+	switch {
+	case o.Repair && o.Thorough:
+		return []string{"-f", "-y", dev}
+	case o.Repair:
+		return []string{"-f", "-p", dev}
+	}
+	return []string{"-f", "-n", dev}
+}
+
+func xfsRepairArgs(o FsckOptions, dev string) []string {
+	if o.Repair {
+		return []string{dev}
+	}
+	return []string{"-n", dev}
+}
+
+// The bits of e2fsck's exit code (e2fsck(8)).
+const (
+	fsckFixed     = 1
+	fsckReboot    = 2
+	fsckLeft      = 4
+	fsckOperation = 8
+	fsckUsage     = 16
+	fsckCancelled = 32
+	fsckLibrary   = 128
+)
+
+func judgeE2fsck(code int, o FsckOptions, out string, err error) (FsckResult, error) {
+	r := FsckResult{Fixed: code&(fsckFixed|fsckReboot) != 0}
+	switch {
+	case code < 0, code&(fsckOperation|fsckUsage|fsckCancelled|fsckLibrary) != 0:
+		if strings.Contains(out, "is in use") || strings.Contains(out, "is mounted") {
+			return r, &classed{err, errs.ErrBusy}
+		}
+		if code&fsckOperation != 0 && strings.Contains(out, "superblock") {
+			return r, &classed{err, errs.ErrDamaged}
+		}
+		return r, err
+	case code&fsckLeft != 0:
+		err = &classed{err, errs.ErrDamaged}
+		if o.Repair && !o.Thorough {
+			return r, errs.WithHint(err, "repair a snapshot of it thoroughly first, then the file system")
+		}
+		return r, err
+	}
+	r.Clean = true
+	return r, nil
+}
+
+// judgeXFSRepair reads the exit code of xfs_repair(8): 0, 1 damage (-n) or a failure, 2 a dirty log, 4 something
+// was repaired (only with -e).
+func judgeXFSRepair(code int, o FsckOptions, out string, err error) (FsckResult, error) {
+	dirty := code == 2 || strings.Contains(out, "valuable metadata changes in a log")
+	switch {
+	case code == 0:
+		// Repairs are only told about: each names what it does.
+		return FsckResult{Clean: true, Fixed: o.Repair && xfsRepaired(out)}, nil
+	case dirty:
+		return FsckResult{}, errs.WithHint(&classed{err, errs.ErrDamaged}, "mount and unmount it once, which replays its log, then check again")
+	case strings.Contains(out, "contains a mounted") || strings.Contains(out, "couldn't open device") || strings.Contains(out, "cannot open"):
+		return FsckResult{}, &classed{err, errs.ErrBusy}
+	}
+	return FsckResult{}, &classed{err, errs.ErrDamaged}
+}
+
+// xfsRepaired looks for the words with which xfs_repair announces a change.
+func xfsRepaired(out string) bool {
+	for _, word := range []string{"resetting", "correcting", "rebuilding", "clearing", "junking", "will fix", "moving disconnected", "fixing", "marking entry", "cleared"} {
+		if strings.Contains(strings.ToLower(out), word) {
+			return true
+		}
+	}
+	return false
+}

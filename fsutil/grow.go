@@ -1,0 +1,171 @@
+package fsutil
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// Sizes are a mounted file system's and its device's, in bytes.
+type Sizes struct {
+	FS, Device uint64
+	BlockSize  uint32 // of the file system
+}
+
+// Behind says whether the file system can grow: the device has more whole blocks.
+func (s Sizes) Behind() bool { return s.Device/uint64(s.BlockSize)*uint64(s.BlockSize) > s.FS }
+
+// mounted is an open directory of a mounted ext4 or xfs.
+type mounted struct {
+	dir *os.File
+	typ Type
+	dev DevNum
+}
+
+// Magic numbers of statfs(2).
+const (
+	ext4SuperMagic = unix.EXT4_SUPER_MAGIC
+	xfsSuperMagic  = unix.XFS_SUPER_MAGIC
+)
+
+func openMounted(dir string) (*mounted, error) {
+	f, err := os.Open(dir)
+	if err != nil {
+		return nil, errors.Unwrap(err)
+	}
+	m := &mounted{dir: f}
+	if err := m.look(); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return m, nil
+}
+
+func (m *mounted) look() error {
+	fd := int(m.dir.Fd())
+	var sf unix.Statfs_t
+	if err := retryEINTR(func() error { return unix.Fstatfs(fd, &sf) }); err != nil {
+		return err
+	}
+	switch int64(sf.Type) {
+	case ext4SuperMagic: // ext2 and ext3 too
+		m.typ = Ext4
+	case xfsSuperMagic:
+		m.typ = XFS
+	default:
+		return fmt.Errorf("file system type %#x: %w", sf.Type, errs.ErrUnsupported)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return err
+	}
+	m.dev = devNum(uint64(st.Dev))
+	return nil
+}
+
+func (m *mounted) close() { _ = m.dir.Close() }
+
+func (m *mounted) sizes() (Sizes, error) {
+	path, err := devicePath(m.dev)
+	if err != nil {
+		return Sizes{}, err
+	}
+	dev, err := OpenDevice(path, false)
+	if err != nil {
+		return Sizes{}, err
+	}
+	defer dev.Close()
+	if n, err := DevNumOfFile(dev); err != nil || n != m.dev {
+		return Sizes{}, errors.Join(fmt.Errorf("%s is not device %s: %w", path, m.dev, errs.ErrNotFound), err)
+	}
+	size, err := SizeOf(dev)
+	if err != nil {
+		return Sizes{}, err
+	}
+	if m.typ == XFS {
+		var geo xfsGeometryV1
+		if err := ioctl(int(m.dir.Fd()), reqXFSGeometryV1, &geo); err != nil {
+			return Sizes{}, fmt.Errorf("XFS_IOC_FSGEOMETRY: %w", err)
+		}
+		return Sizes{FS: geo.dataBlocks * uint64(geo.blockSize), Device: size, BlockSize: geo.blockSize}, nil
+	}
+	fs, err := ReadFS(dev)
+	if err != nil {
+		return Sizes{}, err
+	}
+	return Sizes{FS: fs.Size, Device: size, BlockSize: fs.BlockSize}, nil
+}
+
+// Size returns the sizes of the ext4 or xfs mounted at dir and of its device.
+func Size(ctx context.Context, dir string) (Sizes, error) {
+	if err := context.Cause(ctx); err != nil {
+		return Sizes{}, fail("size of file system at", dir, err)
+	}
+	m, err := openMounted(dir)
+	if err != nil {
+		return Sizes{}, fail("size of file system at", dir, err)
+	}
+	defer m.close()
+	s, err := m.sizes()
+	return s, fail("size of file system at", dir, err)
+}
+
+// Grow makes the ext4 or xfs mounted writable at dir as large as its device, while it is in use and without
+// a program. It does nothing where it is as large already. ext4 may stay short of the device by less than a block
+// group. The growth is durable when Grow returns, as far as the journal is; SyncFS makes it so.
+//
+// EXT4_IOC_RESIZE_FS (Linux 3.3), XFS_IOC_FSGROWFSDATA.
+func Grow(ctx context.Context, dir string) error {
+	const what = "grow file system at"
+	if err := context.Cause(ctx); err != nil {
+		return fail(what, dir, err)
+	}
+	m, err := openMounted(dir)
+	if err != nil {
+		return fail(what, dir, err)
+	}
+	defer m.close()
+	s, err := m.sizes()
+	if err != nil {
+		return fail(what, dir, err)
+	}
+	if !s.Behind() {
+		return nil
+	}
+	return fail(what, dir, m.growTo(s.Device/uint64(s.BlockSize)))
+}
+
+func (m *mounted) growTo(blocks uint64) error {
+	fd := int(m.dir.Fd())
+	if m.typ == Ext4 {
+		return ioctl(fd, reqExt4ResizeFS, &blocks)
+	}
+	var geo xfsGeometryV1
+	if err := ioctl(fd, reqXFSGeometryV1, &geo); err != nil {
+		return err
+	}
+	return ioctl(fd, reqXFSGrowFSData, &xfsGrowFSData{newBlocks: blocks, imaxPct: geo.imaxPct})
+}
+
+// Trim tells the device below the file system mounted at dir which blocks are free, and returns how many
+// bytes that was (FITRIM). A device without discard is errs.ErrUnsupported.
+func Trim(ctx context.Context, dir string) (uint64, error) {
+	const what = "trim file system at"
+	if err := context.Cause(ctx); err != nil {
+		return 0, fail(what, dir, err)
+	}
+	f, err := os.Open(dir)
+	if err != nil {
+		return 0, fail(what, dir, errors.Unwrap(err))
+	}
+	defer f.Close()
+	r := fstrimRange{length: ^uint64(0)}
+	if err := ioctl(int(f.Fd()), reqFITRIM, &r); err != nil {
+		return 0, fail(what, dir, err)
+	}
+	return r.length, nil
+}
