@@ -112,11 +112,28 @@ func SizeOf(f *os.File) (uint64, error) {
 	return size, nil
 }
 
-// DeviceSize returns the size of the block device or regular file at path in bytes.
-func DeviceSize(path string) (uint64, error) {
+// OpenReadable opens a block device or a regular file for reading. Anything else is errs.ErrInvalid.
+func OpenReadable(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return 0, fail("size of", path, errors.Unwrap(err))
+		return nil, fail("open", path, errors.Unwrap(err))
+	}
+	fi, err := f.Stat()
+	if err == nil {
+		mode := fi.Mode()
+		if mode.IsRegular() || mode&os.ModeDevice != 0 && mode&os.ModeCharDevice == 0 {
+			return f, nil
+		}
+		err = unix.ENOTBLK
+	}
+	return nil, errors.Join(fail("open", path, err), f.Close())
+}
+
+// DeviceSize returns the size of the block device or regular file at path in bytes.
+func DeviceSize(path string) (uint64, error) {
+	f, err := OpenReadable(path)
+	if err != nil {
+		return 0, err
 	}
 	defer f.Close()
 	return SizeOf(f)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -47,9 +46,9 @@ func ReadFS(r io.ReaderAt) (FS, error) {
 
 // ReadFSOf is ReadFS for the device or file at path.
 func ReadFSOf(path string) (FS, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY, 0)
+	f, err := OpenReadable(path)
 	if err != nil {
-		return FS{}, fail("read superblock of", path, errors.Unwrap(err))
+		return FS{}, err
 	}
 	defer f.Close()
 	fs, err := ReadFS(f)
