@@ -9,25 +9,27 @@ import (
 // repeated here rather than taken from x/sys so that the package compiles on
 // every system; abi_test.go compares them with x/sys and with literals.
 
-// Command is the number of a command of the interface.
+// Command is the number of a command of the interface. Only those who write a
+// [Transport] need them.
 type Command uint8
 
+// The commands that the client uses.
 const (
-	cmdVersion          Command = 0
-	cmdListDevices      Command = 2
-	cmdCreate           Command = 3
-	cmdRemove           Command = 4
-	cmdRename           Command = 5
-	cmdSuspend          Command = 6 // and resume: the flag decides
-	cmdDevStatus        Command = 7
-	cmdTableLoad        Command = 9
-	cmdTableClear       Command = 10
-	cmdTableDeps        Command = 11
-	cmdTableStatus      Command = 12
-	cmdListVersions     Command = 13
-	cmdTargetMessage    Command = 14
-	cmdArmPoll          Command = 16
-	cmdGetTargetVersion Command = 17
+	CmdVersion          Command = 0
+	CmdListDevices      Command = 2
+	CmdCreate           Command = 3
+	CmdRemove           Command = 4
+	CmdRename           Command = 5
+	CmdSuspend          Command = 6 // and resume: the flag decides
+	CmdDevStatus        Command = 7
+	CmdTableLoad        Command = 9
+	CmdTableClear       Command = 10
+	CmdTableDeps        Command = 11
+	CmdTableStatus      Command = 12
+	CmdListVersions     Command = 13
+	CmdTargetMessage    Command = 14
+	CmdArmPoll          Command = 16
+	CmdGetTargetVersion Command = 17
 
 	numCommands = 18
 )

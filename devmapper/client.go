@@ -97,7 +97,7 @@ func (c *Client) Version() (Version, error) {
 	if v := c.version.Load(); v != nil {
 		return *v, nil
 	}
-	r, err := c.do(context.Background(), &request{cmd: cmdVersion, op: opVersion})
+	r, err := c.do(context.Background(), &request{cmd: CmdVersion, op: opVersion})
 	return r.version, err
 }
 

@@ -34,7 +34,7 @@ type Info struct {
 //
 // The error is [ErrExists] where the name or the uuid is taken.
 func (c *Client) Create(name Name, uuid UUID) (Info, error) {
-	r := &request{cmd: cmdCreate, op: opCreate, name: name, uuid: uuid}
+	r := &request{cmd: CmdCreate, op: opCreate, name: name, uuid: uuid}
 	if err := errors.Join(name.check(), uuid.check()); err != nil {
 		return Info{}, r.fail(err)
 	}
@@ -56,7 +56,7 @@ type RemoveOptions struct {
 // Removing a suspended device fails the I/O that it holds back; do not remove
 // one deferred, whoever opens it hangs.
 func (c *Client) Remove(ref Ref, o RemoveOptions) (deferred bool, err error) {
-	r, err := refRequest(cmdRemove, opRemove, ref)
+	r, err := refRequest(CmdRemove, opRemove, ref)
 	if err != nil {
 		return false, err
 	}
@@ -85,7 +85,7 @@ func (c *Client) CancelDeferredRemove(ref Ref) error {
 // Rename gives a device another name. The error is [ErrExists] where that is
 // taken. The kernel finds the device by its name only.
 func (c *Client) Rename(name, newName Name) error {
-	r := &request{cmd: cmdRename, op: opRename, ref: ByName(name), eventNr: c.udev.cookie()}
+	r := &request{cmd: CmdRename, op: opRename, ref: ByName(name), eventNr: c.udev.cookie()}
 	if err := errors.Join(name.check(), newName.check()); err != nil {
 		return r.fail(err)
 	}
@@ -98,7 +98,7 @@ func (c *Client) Rename(name, newName Name) error {
 // [ErrExists] where another device has it, [ErrInvalid] where the device has
 // one already. The kernel finds the device by its name only.
 func (c *Client) SetUUID(name Name, uuid UUID) error {
-	r := &request{cmd: cmdRename, op: opSetUUID, ref: ByName(name), flags: flagUUID, eventNr: c.udev.cookie()}
+	r := &request{cmd: CmdRename, op: opSetUUID, ref: ByName(name), flags: flagUUID, eventNr: c.udev.cookie()}
 	_, err := NewUUID(string(uuid))
 	if err := errors.Join(name.check(), err); err != nil {
 		return r.fail(err)
@@ -110,7 +110,7 @@ func (c *Client) SetUUID(name Name, uuid UUID) error {
 
 // Info is the state of a device.
 func (c *Client) Info(ref Ref) (Info, error) {
-	return c.run(cmdDevStatus, opInfo, ref, 0, noEventNr)
+	return c.run(CmdDevStatus, opInfo, ref, 0, noEventNr)
 }
 
 // SuspendOptions are the options of [Client.Suspend], and of the suspension
@@ -157,7 +157,7 @@ const interruptGrace = 250 * time.Millisecond
 //
 // The error is [ErrBusy] where somebody else has frozen the file system.
 func (c *Client) Suspend(ctx context.Context, ref Ref, o SuspendOptions) error {
-	r, err := refRequest(cmdSuspend, opSuspend, ref)
+	r, err := refRequest(CmdSuspend, opSuspend, ref)
 	if err != nil {
 		return err
 	}
@@ -197,7 +197,7 @@ func (c *Client) Resume(ref Ref, o ResumeOptions) (Info, error) {
 // What is said of freezing at [Client.Suspend] holds here too, except that a
 // call that is still running when ResumeContext returns may succeed later.
 func (c *Client) ResumeContext(ctx context.Context, ref Ref, o ResumeOptions) (Info, error) {
-	r, err := refRequest(cmdSuspend, opResume, ref)
+	r, err := refRequest(CmdSuspend, opResume, ref)
 	if err != nil {
 		return Info{}, err
 	}

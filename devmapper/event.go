@@ -18,7 +18,7 @@ import (
 // Each call has a descriptor of its own and takes no thread. Needs interface
 // 4.37 (Linux 4.14).
 func (c *Client) Events(ctx context.Context) (<-chan struct{}, error) {
-	r := &request{cmd: cmdArmPoll, op: opEvents}
+	r := &request{cmd: CmdArmPoll, op: opEvents}
 	if err := c.need(versionArmPoll, r); err != nil {
 		return nil, err
 	}
@@ -53,6 +53,6 @@ func (c *Client) Events(ctx context.Context) (<-chan struct{}, error) {
 }
 
 func (c *Client) arm(src EventSource) error {
-	c.stats[cmdArmPoll].Add(1)
+	c.stats[CmdArmPoll].Add(1)
 	return src.Arm()
 }

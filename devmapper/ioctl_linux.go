@@ -197,7 +197,7 @@ func (e *controlEvents) Arm() error {
 	ne.PutUint32(buf[offDataSize:], headerSize)
 	ne.PutUint32(buf[offDataStart:], headerSize)
 	var result error
-	err := e.conn.Control(func(fd uintptr) { result = ioctl(fd, cmdArmPoll, buf, nil) })
+	err := e.conn.Control(func(fd uintptr) { result = ioctl(fd, CmdArmPoll, buf, nil) })
 	if err != nil {
 		return err
 	}

@@ -19,7 +19,7 @@ type ListEntry struct {
 // in no particular order. It costs one ioctl; before Linux 5.13, whose kernel
 // does not tell uuids in the list, one more for each device.
 func (c *Client) List(prefix UUID) ([]ListEntry, error) {
-	r := &request{cmd: cmdListDevices, op: opList, uuid: prefix, flags: flagUUID, reply: true}
+	r := &request{cmd: CmdListDevices, op: opList, uuid: prefix, flags: flagUUID, reply: true}
 	if err := prefix.check(); err != nil {
 		return nil, r.fail(err)
 	}
@@ -115,7 +115,7 @@ type TargetVersion struct {
 
 // TargetVersions are the targets that are built in or loaded as modules now.
 func (c *Client) TargetVersions() ([]TargetVersion, error) {
-	r := &request{cmd: cmdListVersions, op: opTargetVersions, reply: true}
+	r := &request{cmd: CmdListVersions, op: opTargetVersions, reply: true}
 	rep, err := c.do(context.Background(), r)
 	if err != nil {
 		return nil, err
@@ -131,7 +131,7 @@ func (c *Client) TargetVersions() ([]TargetVersion, error) {
 // The error is [ErrUnsupported] where the kernel has no such target. Before
 // interface 4.41 (Linux 5.5) only targets in memory are found.
 func (c *Client) TargetVersion(typ string) (Version, error) {
-	r := &request{cmd: cmdGetTargetVersion, op: opTargetVersion, name: Name(typ), reply: true}
+	r := &request{cmd: CmdGetTargetVersion, op: opTargetVersion, name: Name(typ), reply: true}
 	if typ == "" || len(typ) >= typeLen || strings.ContainsRune(typ, 0) {
 		return Version{}, r.fail(fmt.Errorf("1 to %d bytes are allowed: %w", typeLen-1, ErrInvalid))
 	}

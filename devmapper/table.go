@@ -51,7 +51,7 @@ type LoadOptions struct {
 // [ErrInvalid] for an unknown target or parameters that it refuses; targets
 // answer with many others.
 func (c *Client) Load(ref Ref, o LoadOptions, targets ...Target) error {
-	r, err := refRequest(cmdTableLoad, opLoad, ref)
+	r, err := refRequest(CmdTableLoad, opLoad, ref)
 	if err != nil {
 		return err
 	}
@@ -111,7 +111,7 @@ func (t Target) check() error {
 
 // Clear drops the staged table, if there is one.
 func (c *Client) Clear(ref Ref) error {
-	_, err := c.run(cmdTableClear, opClear, ref, 0, noEventNr)
+	_, err := c.run(CmdTableClear, opClear, ref, 0, noEventNr)
 	return err
 }
 
@@ -164,7 +164,7 @@ func (c *Client) StatusInfo(ref Ref, o StatusOptions) ([]TargetStatus, Info, err
 }
 
 func (c *Client) lines(op string, ref Ref, flags uint32) ([]TargetStatus, Info, error) {
-	r, err := refRequest(cmdTableStatus, op, ref)
+	r, err := refRequest(CmdTableStatus, op, ref)
 	if err != nil {
 		return nil, Info{}, err
 	}
@@ -218,7 +218,7 @@ func decodeTargets(b []byte, n uint32) ([]TargetStatus, error) {
 
 // Deps are the devices that the live table lies on, each once.
 func (c *Client) Deps(ref Ref) ([]DevNum, error) {
-	r, err := refRequest(cmdTableDeps, opDeps, ref)
+	r, err := refRequest(CmdTableDeps, opDeps, ref)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +263,7 @@ func (c *Client) Message(ref Ref, sector Sectors, text string) (string, error) {
 }
 
 func (c *Client) message(op string, ref Ref, sector Sectors, text string) (string, error) {
-	r, err := refRequest(cmdTargetMessage, op, ref)
+	r, err := refRequest(CmdTargetMessage, op, ref)
 	if err != nil {
 		return "", err
 	}
