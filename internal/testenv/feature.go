@@ -1,0 +1,163 @@
+package testenv
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// Feature is something that a test needs and not every machine has. Its text is its name in
+// DMLAYER_TEST_REQUIRE.
+type Feature string
+
+// The features.
+const (
+	Root      Feature = "root"       // effective user id 0
+	DM        Feature = "dm"         // device-mapper with the thin-pool target, and root
+	Loop      Feature = "loop"       // loop devices, and root
+	Ext4      Feature = "ext4"       // ext4 in the kernel, mkfs.ext4
+	XFS       Feature = "xfs"        // XFS in the kernel, mkfs.xfs
+	Flakey    Feature = "flakey"     // the flakey target
+	LogWrites Feature = "log_writes" // the log-writes target
+	Delay     Feature = "delay"      // the delay target
+	ThinCheck Feature = "thin_check" // thin_check, thin_dump and their like
+	Dmsetup   Feature = "dmsetup"    // the program dmsetup
+	LVM       Feature = "lvm"        // the program lvm
+	Guest     Feature = "guest"      // a virtual machine of this run: a test may do its worst
+	Host      Feature = "host"       // not a virtual machine: one can be started, see scripts/vm
+)
+
+// probes say why a feature is missing, or nil.
+var probes = map[Feature]func() error{
+	Root:      needRoot,
+	DM:        all(needRoot, needTarget("thin-pool", "dm_thin_pool")),
+	Loop:      all(needRoot, needFile("/dev/loop-control")),
+	Ext4:      all(needFileSystem("ext4"), needProgram("mkfs.ext4")),
+	XFS:       all(needFileSystem("xfs"), needProgram("mkfs.xfs")),
+	Flakey:    all(needRoot, needTarget("flakey", "dm_flakey")),
+	LogWrites: all(needRoot, needTarget("log-writes", "dm_log_writes")),
+	Delay:     all(needRoot, needTarget("delay", "dm_delay")),
+	ThinCheck: all(needProgram("thin_check"), needProgram("thin_dump")),
+	Dmsetup:   needProgram("dmsetup"),
+	LVM:       needProgram("lvm"),
+	Guest:     needGuest,
+	Host:      needHost,
+}
+
+var (
+	probedMu sync.Mutex
+	probed   = map[Feature]error{}
+)
+
+// Need skips the test where one of the features is missing. Where DMLAYER_TEST_REQUIRE, a list
+// with commas, names the missing one, the test fails.
+func Need(t testing.TB, features ...Feature) {
+	t.Helper()
+	for _, f := range features {
+		if err := missing(f); err != nil {
+			if required(os.Getenv("DMLAYER_TEST_REQUIRE"), f) {
+				t.Fatalf("required feature %s is missing: %v", f, err)
+			}
+			t.Skipf("needs %s: %v", f, err)
+		}
+	}
+}
+
+func required(list string, f Feature) bool {
+	return slices.ContainsFunc(strings.Split(list, ","), func(s string) bool { return strings.TrimSpace(s) == string(f) })
+}
+
+func missing(f Feature) error {
+	probedMu.Lock()
+	defer probedMu.Unlock()
+	if err, ok := probed[f]; ok {
+		return err
+	}
+	probe, ok := probes[f]
+	if !ok {
+		return fmt.Errorf("testenv knows no feature %q", string(f))
+	}
+	err := probe()
+	probed[f] = err
+	return err
+}
+
+func all(probes ...func() error) func() error {
+	return func() error {
+		for _, p := range probes {
+			if err := p(); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+func needRoot() error {
+	if os.Geteuid() != 0 {
+		return errors.New("not root")
+	}
+	return nil
+}
+
+func needFile(path string) func() error {
+	return func() error {
+		_, err := os.Stat(path)
+		return err
+	}
+}
+
+func needProgram(name string) func() error {
+	return func() error {
+		_, err := exec.LookPath(name)
+		return err
+	}
+}
+
+// needTarget looks for the target's module: loaded and built-in ones are both in /sys/module.
+// What loads modules is the set-up of the machine, not a test.
+func needTarget(target, module string) func() error {
+	return func() error {
+		if _, err := os.Stat("/dev/mapper/control"); err != nil {
+			return err
+		}
+		if _, err := os.Stat("/sys/module/" + module); err != nil {
+			return fmt.Errorf("no target %s: %w", target, err)
+		}
+		return nil
+	}
+}
+
+func needFileSystem(name string) func() error {
+	return func() error {
+		data, err := os.ReadFile("/proc/filesystems")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(data)) {
+			if strings.TrimSpace(line) == name {
+				return nil
+			}
+		}
+		return fmt.Errorf("the kernel has no file system %s", name)
+	}
+}
+
+func needGuest() error {
+	if os.Getenv("DMLAYER_VM_GUEST") == "" {
+		return errors.New("not in a virtual machine")
+	}
+	return nil
+}
+
+func needHost() error {
+	if os.Getenv("DMLAYER_VM_GUEST") != "" {
+		return errors.New("in a virtual machine")
+	}
+	return nil
+}
