@@ -130,6 +130,9 @@ func Do(ctx context.Context, c Cmd) (Result, error) {
 	group.over()
 
 	res := Result{Stdout: stdout.buf.Bytes(), Stderr: stderr.buf, ExitCode: cmd.ProcessState.ExitCode()}
+	if stdout.err != nil {
+		err = stdout.err // and not the broken pipe that it gave the program
+	}
 	return res, c.verdict(ctx, res, cmd.ProcessState, err)
 }
 
@@ -223,11 +226,13 @@ func base(program string) string {
 type limited struct {
 	buf   bytes.Buffer
 	limit int
+	err   error
 }
 
 func (l *limited) Write(p []byte) (int, error) {
 	if l.buf.Len()+len(p) > l.limit {
-		return 0, fmt.Errorf("more than %d bytes of output", l.limit)
+		l.err = fmt.Errorf("more than %d bytes of output", l.limit)
+		return 0, l.err
 	}
 	return l.buf.Write(p)
 }
