@@ -1,0 +1,200 @@
+package layertar
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc64"
+	"io"
+	"path"
+	"strings"
+
+	"github.com/vbatts/tar-split/tar/storage"
+)
+
+// segmentSize bounds the literal bytes of one entry in the metadata, and so the memory to read it.
+const segmentSize = 64 << 10
+
+// A Recorder writes down, while a layer is being applied, what the tree will not tell about the
+// archive: headers, padding, the order of entries. With that and the mounted tree, Rebuild makes
+// the same archive again, byte for byte. The format is that of tar-split, JSON lines under gzip,
+// which docker and the containers libraries use too.
+//
+//	rec := layertar.NewRecorder(tarStream, metadata)
+//	_, err := layertar.Apply(ctx, root, rec, layertar.ApplyOptions{})
+//	err = errors.Join(err, rec.Close())
+//
+// A Recorder is for one goroutine.
+type Recorder struct {
+	r      io.Reader
+	pw     *io.PipeWriter
+	done   chan error
+	ended  bool // r is at its end
+	broken bool // recording has stopped; Close tells why
+}
+
+// NewRecorder returns a reader of what r holds, which records to w.
+func NewRecorder(r io.Reader, w io.Writer) *Recorder {
+	pr, pw := io.Pipe()
+	rec := &Recorder{r: r, pw: pw, done: make(chan error, 1)}
+	go func() {
+		err := record(pr, w)
+		pr.CloseWithError(errStopped)
+		rec.done <- err
+	}()
+	return rec
+}
+
+var errStopped = errors.New("recording has stopped")
+
+// Read reads from the archive. A failure to record does not disturb it.
+func (rec *Recorder) Read(p []byte) (int, error) {
+	n, err := rec.r.Read(p)
+	if n > 0 && !rec.broken {
+		if _, werr := rec.pw.Write(p[:n]); werr != nil {
+			rec.broken = true
+		}
+	}
+	if err == io.EOF {
+		rec.ended = true
+	}
+	return n, err
+}
+
+// Close completes the record. It must be called exactly once, whether Apply succeeded or not.
+//
+// Any error means that what was written is of no use. ErrUnsupported: the archive has the same
+// file twice with different content, the first of which is nowhere in the tree, so no record can
+// bring it back; the layer itself is good. ErrInvalid: the archive is malformed, or was not read to
+// its end.
+func (rec *Recorder) Close() error {
+	if rec.ended {
+		rec.pw.Close()
+	} else {
+		rec.pw.CloseWithError(classed{errors.New("the archive was not read to its end"), ErrInvalid})
+	}
+	if err := <-rec.done; err != nil {
+		return fmt.Errorf("record layer tar: %w", classify(err))
+	}
+	return nil
+}
+
+// record reads an archive to its end and writes its metadata.
+func record(r io.Reader, w io.Writer) error {
+	z := gzip.NewWriter(w)
+	s := &scribe{r: r, enc: json.NewEncoder(z), sums: map[string]uint64{}}
+	if err := s.archive(); err != nil {
+		return err
+	}
+	return z.Close()
+}
+
+// A scribe reads an archive and keeps literally whatever is not the content of a plain file.
+type scribe struct {
+	r       io.Reader
+	enc     *json.Encoder
+	pos     int
+	content bool   // what is being read is in the tree
+	pending []byte // literal bytes that are not written yet
+	sums    map[string]uint64
+	table   *crc64.Table
+}
+
+// Read is how the tar reader gets its bytes: exactly as many as it needs, because it does not read
+// ahead of what it was asked for.
+func (s *scribe) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if !s.content {
+		s.pending = append(s.pending, p[:n]...)
+		if len(s.pending) >= segmentSize {
+			if err := s.flush(); err != nil {
+				return n, err
+			}
+		}
+	}
+	return n, err
+}
+
+func (s *scribe) flush() error {
+	if len(s.pending) == 0 {
+		return nil
+	}
+	err := s.write(storage.Entry{Type: storage.SegmentType, Payload: s.pending})
+	s.pending = s.pending[:0]
+	return err
+}
+
+func (s *scribe) write(e storage.Entry) error {
+	e.Position = s.pos
+	s.pos++
+	return s.enc.Encode(e)
+}
+
+func (s *scribe) archive() error {
+	s.table = storage.CRCTable
+	tr := tar.NewReader(s)
+	for {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := s.entry(tr, hdr); err != nil {
+			return fmt.Errorf("entry %q: %w", hdr.Name, err)
+		}
+	}
+	// What follows the end marker is part of the bytes, and of their digest.
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{s}); err != nil {
+		return err
+	}
+	return s.flush()
+}
+
+// entry records one entry. Only the content of a plain file is left to the tree: a whiteout's is
+// nowhere, and of a sparse file the archive has another form than the tree.
+func (s *scribe) entry(tr *tar.Reader, hdr *tar.Header) error {
+	sparse, err := normalize(hdr)
+	if err != nil {
+		return err
+	}
+	name := path.Clean("/" + hdr.Name)
+	plain := hdr.Typeflag == tar.TypeReg && !sparse && hdr.Size > 0 && !strings.Contains(name, "/"+whiteoutPrefix)
+	if !plain {
+		if err := s.replaces(name, hdr, 0); err != nil {
+			return err
+		}
+		return nil // the tar reader passes over the content, which makes it literal
+	}
+	if err := s.flush(); err != nil {
+		return err
+	}
+	h := crc64.New(s.table)
+	s.content = true
+	_, err = io.Copy(h, tr)
+	s.content = false
+	if err != nil {
+		return err
+	}
+	if err := s.replaces(name, hdr, h.Sum64()); err != nil {
+		return err
+	}
+	e := storage.Entry{Type: storage.FileType, Size: hdr.Size, Payload: h.Sum(nil)}
+	e.SetName(hdr.Name)
+	return s.write(e)
+}
+
+// replaces fails where an entry takes the place of a file whose content was left to the tree.
+func (s *scribe) replaces(name string, hdr *tar.Header, sum uint64) error {
+	before, ok := s.sums[name]
+	if ok && (hdr.Typeflag != tar.TypeReg || hdr.Size == 0 || before != sum) {
+		return classed{errors.New("comes twice with different content"), ErrUnsupported}
+	}
+	if hdr.Typeflag == tar.TypeReg && hdr.Size > 0 {
+		s.sums[name] = sum
+	}
+	return nil
+}
