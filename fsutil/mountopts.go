@@ -14,6 +14,9 @@ import (
 type MountOptions struct {
 	Type     Type
 	ReadOnly bool
+	// MountReadOnly refuses writes through a detached mount while its file system may be writable: it finds the
+	// superblock of a device that is mounted for writing, and replays a journal.
+	MountReadOnly bool
 	// Extra options as in fstab(5): generic ones (ro, nosuid, nodev, noexec, noatime, ...) and those of the
 	// file system. An element may hold several, separated by commas.
 	Extra []string
@@ -132,6 +135,9 @@ func (o MountOptions) parsed() (ParsedOptions, error) {
 	}
 	if o.ReadOnly {
 		p.Flags |= unix.MS_RDONLY
+		p.attrs |= unix.MOUNT_ATTR_RDONLY
+	}
+	if o.MountReadOnly {
 		p.attrs |= unix.MOUNT_ATTR_RDONLY
 	}
 	var always []string

@@ -54,8 +54,10 @@ type Status struct {
 	Layers         int       `json:"layers"`
 	Snapshots      int       `json:"snapshots"`
 	Volumes        int       `json:"volumes"`
-	DataDevice     string    `json:"dataDevice"`
-	MetadataDevice string    `json:"metadataDevice"`
+	DataDevice     string    `json:"dataDevice"`     // "" while inactive
+	MetadataDevice string    `json:"metadataDevice"` // "" while inactive
+	DataFile       string    `json:"dataFile"`
+	MetadataFile   string    `json:"metadataFile"`
 	Discard        string    `json:"discard"`
 	Zero           bool      `json:"zero"`
 	MkfsOptions    []string  `json:"mkfsOptions"`

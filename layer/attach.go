@@ -1,0 +1,187 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+var (
+	pointAttachForeign = fault.New("layer.attach.marked")
+	pointAttachActive  = fault.New("layer.attach.activated")
+	pointDetachDropped = fault.New("layer.detach.dropped")
+)
+
+// Attach gives out a node's block device without mounting it, for a VM, and returns a path that stays
+// the same for the node's life. Whoever gets a writable device may leave any file system on it, so the
+// node is marked foreign. A layer is attached read-only. Attaching again the same way returns the same
+// path; a node in use otherwise is ErrBusy.
+func (s *Store) Attach(ctx context.Context, name string, readOnly bool) (string, error) {
+	path, err := s.attach(ctx, name, readOnly)
+	return path, opError("attach", name, err)
+}
+
+func (s *Store) attach(ctx context.Context, name string, readOnly bool) (string, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	readOnly = readOnly || n.Kind == metadata.KindLayer
+	claim := claimAttached
+	if readOnly {
+		claim = claimAttachedReadOnly
+	}
+	held, err := o.claims(n.ID)
+	if err != nil {
+		return "", err
+	}
+	if !slices.Contains(held, claim) {
+		// Nobody may have it mounted or open; several may read it.
+		if !(readOnly && n.Kind == metadata.KindLayer) {
+			if err := o.quiesce(n); err != nil {
+				return "", err
+			}
+		}
+		if !readOnly && !n.Foreign {
+			if err := o.setForeign(ctx, &n, true); err != nil {
+				return "", err
+			}
+		}
+	}
+	if err := o.claim(n.ID, claim); err != nil {
+		return "", err
+	}
+	path, err := o.handOut(ctx, n, readOnly)
+	if err != nil {
+		return "", undoing(ctx, err, func(context.Context) error { return errors.Join(o.unclaim(n.ID, claim), o.release(n)) })
+	}
+	return path, nil
+}
+
+// handOut activates a claimed node and makes its link.
+func (o *op) handOut(ctx context.Context, n metadata.Node, readOnly bool) (string, error) {
+	d, err := o.openDevice(ctx, n, readOnly)
+	if err != nil {
+		return "", err
+	}
+	if err := pointAttachActive.Hit(); err != nil {
+		return "", errors.Join(err, d.Close())
+	}
+	link := filepath.Join(o.s.pool.DeviceDir(), n.Name)
+	err = replaceLink(d.path, link)
+	return link, errors.Join(err, d.Close())
+}
+
+// replaceLink makes a symbolic link, at once in the place of one that is there.
+func replaceLink(target, link string) error {
+	if have, err := os.Readlink(link); err == nil && have == target {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(link), 0o755); err != nil {
+		return fmt.Errorf("make link: %w", err)
+	}
+	tmp := filepath.Join(filepath.Dir(link), "."+filepath.Base(link)+".new")
+	if err := removeFile(tmp); err != nil {
+		return fmt.Errorf("make link: %w", err)
+	}
+	if err := os.Symlink(target, tmp); err != nil {
+		return fmt.Errorf("make link: %w", err)
+	}
+	if err := os.Rename(tmp, link); err != nil {
+		return fmt.Errorf("make link: %w", err)
+	}
+	return nil
+}
+
+// setForeign records whether strangers may have written the node's file system.
+func (o *op) setForeign(ctx context.Context, n *metadata.Node, foreign bool) error {
+	err := o.update(ctx, func(tx *metadata.Tx) error {
+		now, err := tx.NodeByKey(n.Key)
+		if err != nil {
+			return err
+		}
+		now.Foreign = foreign
+		*n = now
+		return tx.PutNode(now)
+	})
+	if err != nil {
+		return err
+	}
+	o.s.remember(*n)
+	return pointAttachForeign.Hit()
+}
+
+// trusted is ErrDamaged for a node whose file system strangers wrote: the kernel's file system code is
+// no place for hostile bytes.
+func trusted(n metadata.Node) error {
+	if !n.Foreign {
+		return nil
+	}
+	err := fmt.Errorf("%s %q was written by strangers and is not trusted: %w", n.Kind, n.Name, errs.ErrDamaged)
+	return errs.WithHint(err, "dmlayer mount --trust "+n.Name+" mounts it all the same, and takes the mark away")
+}
+
+// Detach takes a node's device back that Attach gave out. ErrBusy while somebody has it open; a node
+// that is not attached is ErrNotFound.
+func (s *Store) Detach(ctx context.Context, name string) error {
+	return opError("detach", name, s.detach(ctx, name))
+}
+
+func (s *Store) detach(ctx context.Context, name string) error {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return err
+	}
+	held, err := o.claims(n.ID)
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(held, claimAttached) && !slices.Contains(held, claimAttachedReadOnly) {
+		return fmt.Errorf("%s %q is not attached: %w", n.Kind, n.Name, errs.ErrNotFound)
+	}
+	if err := o.notOpen(n); err != nil {
+		return err
+	}
+	if err := removeFile(filepath.Join(s.pool.DeviceDir(), n.Name)); err != nil {
+		return err
+	}
+	if err := errors.Join(o.unclaim(n.ID, claimAttached), o.unclaim(n.ID, claimAttachedReadOnly)); err != nil {
+		return err
+	}
+	if err := pointDetachDropped.Hit(); err != nil {
+		return err
+	}
+	return o.release(n)
+}
+
+// notOpen is ErrBusy while somebody has an attached node's device open, other than through mounts of a
+// layer, which share the activation.
+func (o *op) notOpen(n metadata.Node) error {
+	info, err := o.dm().Info(o.ref(n.ID))
+	if err != nil || info.OpenCount == 0 {
+		return notFoundIsNil(err)
+	}
+	mounts, err := fsutil.MountsOf(info.Dev.Major, info.Dev.Minor)
+	if err != nil || len(mounts) > 0 {
+		return err
+	}
+	return o.busy(n, info.Dev)
+}

@@ -1,0 +1,325 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
+)
+
+var (
+	pointResetMade    = fault.New("layer.reset.made")
+	pointResetRecord  = fault.New("layer.reset.recorded")
+	pointResizeRecord = fault.New("layer.resize.recorded")
+	pointResizeTable  = fault.New("layer.resize.table")
+	pointResizeGrown  = fault.New("layer.resize.grown")
+	pointRenameRecord = fault.New("layer.rename.recorded")
+)
+
+// Reset brings a snapshot or volume back to the content of its parent, or of a layer, in time that does
+// not depend on what was written. A node in use is ErrBusy.
+func (s *Store) Reset(ctx context.Context, name, to string) error {
+	return opError("reset", name, s.reset(ctx, name, to))
+}
+
+func (s *Store) reset(ctx context.Context, name, to string) error {
+	o, err := s.beginCreate(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, origin, err := o.lockPair(ctx, name, func(tx *metadata.Tx, n metadata.Node) (metadata.Node, error) {
+		return resetOrigin(tx, n, to)
+	})
+	if err != nil {
+		return err
+	}
+	if err := o.quiesce(n); err != nil {
+		return err
+	}
+	fresh := n
+	fresh.Parent, fresh.Foreign, fresh.FS, fresh.Size = origin.Key, origin.Foreign, origin.FS, max(n.Size, origin.Size)
+	if fresh.ID, err = o.snapshotOf(ctx, origin); err != nil {
+		return err
+	}
+	if err = pointResetMade.Hit(); err == nil {
+		err = o.update(ctx, func(tx *metadata.Tx) error {
+			if err := errors.Join(stillSame(tx, n), stillSame(tx, origin)); err != nil {
+				return err
+			}
+			if err := tx.PutNode(fresh); err != nil {
+				return err
+			}
+			return tx.PutTombstone(metadata.Tombstone{ID: n.ID, Name: n.Name, Since: time.Now().UTC()})
+		})
+	}
+	if err != nil {
+		return undoing(ctx, err, o.undo(fresh.ID))
+	}
+	o.s.remember(fresh)
+	if err := pointResetRecord.Hit(); err != nil {
+		return err
+	}
+	return o.deleteThin(n.ID)
+}
+
+// resetOrigin returns what a node is reset to.
+func resetOrigin(tx *metadata.Tx, n metadata.Node, to string) (metadata.Node, error) {
+	if n.Kind == metadata.KindLayer {
+		return n, fmt.Errorf("%q is a layer, which never changes: %w", n.Name, errs.ErrInvalid)
+	}
+	if to == "" {
+		return tx.NodeByKey(n.Parent)
+	}
+	l, err := lookup(tx, to)
+	if err == nil && l.Kind != metadata.KindLayer {
+		err = fmt.Errorf("%q is a %s, not a layer: %w", to, l.Kind, errs.ErrInvalid)
+	}
+	return l, err
+}
+
+// Resize makes a snapshot or volume larger, device and file system, mounted or not. Its present size
+// is no error; a smaller one is ErrInvalid.
+func (s *Store) Resize(ctx context.Context, name string, size int64) error {
+	if err := checkSize("node", name, size); err != nil {
+		return err
+	}
+	return opError("resize", name, s.resize(ctx, name, size))
+}
+
+func (s *Store) resize(ctx context.Context, name string, size int64) error {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return err
+	}
+	if n.Kind == metadata.KindLayer {
+		return fmt.Errorf("%q is a layer, which never changes: %w", name, errs.ErrInvalid)
+	}
+	if size < n.Size {
+		err := fmt.Errorf("%d is less than the present size, %d: %w", size, n.Size, errs.ErrInvalid)
+		return errs.WithHint(err, "a node never shrinks; copy what is needed to a new one")
+	}
+	// The record comes first: mounting then finishes whatever a crash cuts short.
+	if size > n.Size {
+		n.Size = size
+		err = o.update(ctx, func(tx *metadata.Tx) error {
+			if err := stillSame(tx, n); err != nil {
+				return err
+			}
+			return tx.PutNode(n)
+		})
+		if err != nil {
+			return err
+		}
+		o.s.remember(n)
+	}
+	if err := pointResizeRecord.Hit(); err != nil {
+		return err
+	}
+	return o.grow(ctx, n)
+}
+
+// grow brings device and file system to the recorded size.
+func (o *op) grow(ctx context.Context, n metadata.Node) error {
+	info, err := o.dm().Info(o.ref(n.ID))
+	if err := notFoundIsNil(err); err != nil {
+		return err
+	}
+	active := err == nil && info.Active
+	if active && !info.ReadOnly {
+		if err := o.loadSize(n); err != nil {
+			return err
+		}
+	}
+	if err := pointResizeTable.Hit(); err != nil {
+		return err
+	}
+	if n.Foreign || active && info.OpenCount > 0 {
+		return o.growMounted(ctx, n, info)
+	}
+	d, err := o.openDevice(ctx, n, false)
+	if err != nil {
+		return err
+	}
+	err = withMount(ctx, d, n, false, func(*fsutil.Detached) error { return pointResizeGrown.Hit() })
+	return errors.Join(err, d.Close(), o.release(n))
+}
+
+// growMounted grows the file system where it is mounted; on a raw device it is its user's to grow.
+func (o *op) growMounted(ctx context.Context, n metadata.Node, info devmapper.Info) error {
+	if n.Foreign {
+		return nil
+	}
+	mounts, err := fsutil.MountsOf(info.Dev.Major, info.Dev.Minor)
+	if err != nil || len(mounts) == 0 {
+		return err
+	}
+	if mounts[0].ReadOnly() {
+		return nil // the next writable mount does it
+	}
+	if err := fsutil.Grow(ctx, mounts[0].Dir); err != nil {
+		return err
+	}
+	return pointResizeGrown.Hit()
+}
+
+// Rename gives a node another name. An attached one is ErrBusy: its path was promised for its life.
+func (s *Store) Rename(ctx context.Context, old, new string) error {
+	if err := pool.ValidateName("node", new); err != nil {
+		return err
+	}
+	return opError("rename", old, s.rename(ctx, old, new))
+}
+
+func (s *Store) rename(ctx context.Context, old, new string) error {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, old)
+	if err != nil {
+		return err
+	}
+	held, err := o.claims(n.ID)
+	if err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		return errs.WithHint(fmt.Errorf("%s %q is attached under its name: %w", n.Kind, old, errs.ErrBusy), "dmlayer detach "+old)
+	}
+	err = o.edit(ctx, n.Key, func(n *metadata.Node) { n.Name = new })
+	if err != nil {
+		return err
+	}
+	s.forget(old)
+	return pointRenameRecord.Hit()
+}
+
+// Label sets and removes labels of a node.
+func (s *Store) Label(ctx context.Context, name string, set map[string]string, remove []string) error {
+	return opError("label", name, s.label(ctx, name, set, remove))
+}
+
+func (s *Store) label(ctx context.Context, name string, set map[string]string, remove []string) error {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return err
+	}
+	return o.edit(ctx, n.Key, func(n *metadata.Node) {
+		labels := maps.Clone(n.Labels)
+		if labels == nil {
+			labels = map[string]string{}
+		}
+		maps.Copy(labels, set)
+		for _, k := range remove {
+			delete(labels, k)
+		}
+		n.Labels = labels
+	})
+}
+
+// edit changes a record of which nothing in the kernel depends. The node's lock is held.
+func (o *op) edit(ctx context.Context, key metadata.Key, change func(*metadata.Node)) error {
+	var n metadata.Node
+	err := o.update(ctx, func(tx *metadata.Tx) (err error) {
+		if n, err = tx.NodeByKey(key); err != nil {
+			return err
+		}
+		change(&n)
+		return tx.PutNode(n)
+	})
+	if err == nil {
+		o.s.remember(n)
+	}
+	return err
+}
+
+// Fsck checks the file system of a node that is not in use, and repairs it if told to. A layer is
+// only ever checked.
+func (s *Store) Fsck(ctx context.Context, name string, repair bool) (FsckResult, error) {
+	r, err := s.fsck(ctx, name, repair)
+	return r, opError("check", name, err)
+}
+
+func (s *Store) fsck(ctx context.Context, name string, repair bool) (FsckResult, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return FsckResult{}, err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return FsckResult{}, err
+	}
+	if repair && n.Kind == metadata.KindLayer {
+		return FsckResult{}, fmt.Errorf("%q is a layer, which never changes: %w", name, errs.ErrInvalid)
+	}
+	if err := o.quiesce(n); err != nil {
+		return FsckResult{}, err
+	}
+	readOnly := n.Kind == metadata.KindLayer
+	d, err := o.openDevice(ctx, n, readOnly)
+	if err != nil {
+		return FsckResult{}, err
+	}
+	if !readOnly && !n.Foreign {
+		err = replayOn(ctx, d, n) // a journal that was not replayed is no damage
+	}
+	var r fsutil.FsckResult
+	if err == nil {
+		r, err = fsutil.Fsck(ctx, d.path, fsutil.Type(n.FS), fsutil.FsckOptions{Repair: repair})
+	}
+	err = errors.Join(err, d.Close(), o.remove(n.ID))
+	return FsckResult{Clean: r.Clean, Fixed: r.Fixed, Output: r.Output}, err
+}
+
+// Trim gives the blocks that a mounted node's file system does not use back to the pool, and returns
+// the bytes that the file system passed down. ErrNotFound where the node is not mounted.
+func (s *Store) Trim(ctx context.Context, name string) (uint64, error) {
+	n, err := s.trim(ctx, name)
+	return n, opError("trim", name, err)
+}
+
+func (s *Store) trim(ctx context.Context, name string) (uint64, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	mounts, err := o.mountsOf(n.ID)
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range mounts {
+		if !m.ReadOnly() {
+			return fsutil.Trim(ctx, m.Dir)
+		}
+	}
+	if len(mounts) > 0 {
+		return 0, fmt.Errorf("%s %q is mounted read-only: %w", n.Kind, name, errs.ErrInvalid)
+	}
+	return 0, errs.WithHint(fmt.Errorf("%s %q is not mounted: %w", n.Kind, name, errs.ErrNotFound), "dmlayer mount "+name)
+}

@@ -1,0 +1,63 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+// A claim is a file in the run directory: somebody's word that he uses a node though nothing may have
+// its device open. Claims are made, looked at and dropped under the node's lock, and only unclaimed
+// nodes are deactivated.
+const (
+	claimAttached         = "attached"
+	claimAttachedReadOnly = "attached-read-only"
+)
+
+var pointClaimed = fault.New("layer.claim.made")
+
+func (o *op) claimDir(id metadata.ThinID) string {
+	return filepath.Join(o.s.pool.ClaimDir(), strconv.FormatUint(uint64(id), 10))
+}
+
+// claims returns the claims on a node, sorted.
+func (o *op) claims(id metadata.ThinID) ([]string, error) {
+	entries, err := os.ReadDir(o.claimDir(id))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("claims on thin device %d: %w", id, err)
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = e.Name()
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func (o *op) claim(id metadata.ThinID, name string) error {
+	if err := os.MkdirAll(o.claimDir(id), 0o700); err != nil {
+		return fmt.Errorf("claim thin device %d: %w", id, err)
+	}
+	if err := os.WriteFile(filepath.Join(o.claimDir(id), name), nil, 0o600); err != nil {
+		return fmt.Errorf("claim thin device %d: %w", id, err)
+	}
+	return pointClaimed.Hit()
+}
+
+// unclaim drops a claim; one that is not there is no error.
+func (o *op) unclaim(id metadata.ThinID, name string) error {
+	if err := removeFile(filepath.Join(o.claimDir(id), name)); err != nil {
+		return fmt.Errorf("drop claim on thin device %d: %w", id, err)
+	}
+	_ = os.Remove(o.claimDir(id)) // others' claims keep it
+	return nil
+}

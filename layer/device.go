@@ -1,0 +1,249 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+// device is an activated node that is held open, so that its minor number cannot become another's.
+type device struct {
+	*os.File
+	path string
+	dev  devmapper.DevNum
+}
+
+func (o *op) ref(id metadata.ThinID) devmapper.Ref { return devmapper.ByUUID(o.s.pool.DeviceUUID(id)) }
+
+func (o *op) dm() *devmapper.Client { return o.s.pool.Devmapper() }
+
+// openDevice activates a node, or adopts the device that it has, and opens it. The node's lock is
+// held. A node that is active in the other way (read-only, writable) is activated anew if nobody uses
+// it, and ErrBusy otherwise; a writable device serves a reader.
+func (o *op) openDevice(ctx context.Context, n metadata.Node, readOnly bool) (*device, error) {
+	for {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("open thin device %d: %w", n.ID, err)
+		}
+		info, err := o.activate(n, readOnly)
+		if err != nil {
+			return nil, err
+		}
+		if info == nil {
+			continue
+		}
+		d, err := o.openActive(n, *info, readOnly)
+		if d != nil || err != nil {
+			return d, err
+		}
+	}
+}
+
+// activate makes sure that the node has a device of the right kind. It returns nil where the device
+// changed under its hands and it is to be tried again.
+func (o *op) activate(n metadata.Node, readOnly bool) (*devmapper.Info, error) {
+	info, err := o.dm().Info(o.ref(n.ID))
+	if errors.Is(err, devmapper.ErrNotFound) {
+		info, err = thinpool.Activate(o.dm(), o.spec(n, readOnly))
+		switch {
+		case err == nil:
+			return &info, nil
+		case errors.Is(err, devmapper.ErrExists):
+			return nil, nil
+		case errors.Is(err, unix.ENODATA):
+			return nil, errs.WithHint(fmt.Errorf("node %q: thin device %d is not in the pool: %w", n.Name, n.ID, errs.ErrDamaged),
+				"the pool lost it; see dmlayer pool inspect")
+		}
+		return nil, fmt.Errorf("activate %q: %w", n.Name, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case !info.Active:
+		// Its maker died between create and resume: we have his lock.
+		return nil, o.remove(n.ID)
+	case info.Suspended:
+		return nil, o.resumeDead(n.ID)
+	case info.DeferredRemove:
+		if err := o.dm().CancelDeferredRemove(o.ref(n.ID)); err != nil && !errors.Is(err, devmapper.ErrBusy) && !errors.Is(err, devmapper.ErrNotFound) {
+			return nil, err
+		}
+		return nil, nil
+	case info.ReadOnly && !readOnly:
+		err := o.remove(n.ID)
+		if errors.Is(err, devmapper.ErrBusy) {
+			return nil, o.busy(n, info.Dev)
+		}
+		return nil, err
+	}
+	return &info, nil
+}
+
+// spec says how a node is activated: always with the size that the record has.
+func (o *op) spec(n metadata.Node, readOnly bool) thinpool.ThinSpec {
+	return thinpool.ThinSpec{
+		Name: o.s.pool.DeviceName(n.ID), UUID: o.s.pool.DeviceUUID(n.ID), Pool: o.Device, ID: thinpool.ID(n.ID),
+		Size: devmapper.SectorsOf(uint64(n.Size)), ReadOnly: readOnly,
+	}
+}
+
+// openActive opens a device and checks that it is the node's: between the look-up and the open the
+// minor number may have become another's. It returns nil where it has.
+func (o *op) openActive(n metadata.Node, info devmapper.Info, readOnly bool) (*device, error) {
+	path, err := o.s.pool.DeviceNode(info.Dev)
+	if err != nil {
+		return nil, err
+	}
+	f, err := fsutil.OpenDevice(path, !readOnly)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOENT) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d := &device{f, path, info.Dev}
+	behind, err := o.dm().Info(devmapper.ByDev(info.Dev))
+	if err == nil && behind.UUID != o.s.pool.DeviceUUID(n.ID) {
+		err = devmapper.ErrNotFound
+	}
+	if err == nil && !readOnly {
+		err = o.fitTable(n, d)
+	}
+	if err != nil {
+		_ = f.Close()
+		if errors.Is(err, devmapper.ErrNotFound) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	return d, nil
+}
+
+// fitTable grows the device of a node whose resize died before the table was loaded.
+func (o *op) fitTable(n metadata.Node, d *device) error {
+	size, err := fsutil.SizeOf(d.File)
+	if err != nil || size >= uint64(n.Size) {
+		return err
+	}
+	return o.loadSize(n)
+}
+
+// loadSize loads a table of the recorded size.
+func (o *op) loadSize(n metadata.Node) error {
+	_, err := thinpool.Resize(o.dm(), o.ref(n.ID), o.spec(n, false))
+	return err
+}
+
+// remove takes a node's kernel device away, which must not be in use; one that is not there is no
+// error.
+func (o *op) remove(id metadata.ThinID) error {
+	_, err := o.dm().Remove(o.ref(id), devmapper.RemoveOptions{})
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// release deactivates a node that nobody uses. One that is claimed or mounted stays; one that somebody
+// merely has open goes at the last close, unless a later activation adopts it.
+func (o *op) release(n metadata.Node) error {
+	claims, err := o.claims(n.ID)
+	if err != nil || len(claims) > 0 {
+		return err
+	}
+	err = o.remove(n.ID)
+	if !errors.Is(err, devmapper.ErrBusy) {
+		return err
+	}
+	info, err := o.dm().Info(o.ref(n.ID))
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	mounts, err := fsutil.MountsOf(info.Dev.Major, info.Dev.Minor)
+	if err != nil || len(mounts) > 0 {
+		return err
+	}
+	_, err = o.dm().Remove(o.ref(n.ID), devmapper.RemoveOptions{Deferred: true})
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// quiesce takes away the device of a node that must not be in use: ErrBusy names who uses it. The
+// node's lock is held, and stays held for as long as this must stay true.
+func (o *op) quiesce(n metadata.Node) error {
+	claims, err := o.claims(n.ID)
+	if err != nil {
+		return err
+	}
+	if len(claims) > 0 {
+		return errs.WithHint(fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy), "dmlayer detach "+n.Name)
+	}
+	err = o.remove(n.ID)
+	if !errors.Is(err, devmapper.ErrBusy) {
+		return err
+	}
+	info, err := o.dm().Info(o.ref(n.ID))
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return o.busy(n, info.Dev)
+}
+
+// busy is ErrBusy with the names of those who use the node's device.
+func (o *op) busy(n metadata.Node, dev devmapper.DevNum) error {
+	who := o.s.pool.Holders(dev, n.ID)
+	err := fmt.Errorf("%s %q is in use: %s: %w", n.Kind, n.Name, who[0], errs.ErrBusy)
+	return errs.WithHint(err, "dmlayer unmount "+n.Name+", or end what uses it")
+}
+
+// The marks of devices that are being suspended: a file each, so that recovery finds those of the
+// dead without asking the kernel about every device.
+func (o *op) suspendMark(id metadata.ThinID) string {
+	return filepath.Join(o.suspendDir(), strconv.FormatUint(uint64(id), 10))
+}
+
+func (o *op) suspendDir() string { return filepath.Join(o.s.pool.StateDir(), "suspended") }
+
+// resumeDead resumes a node's device if it is suspended. The node's lock is held, so whoever
+// suspended it is dead.
+func (o *op) resumeDead(id metadata.ThinID) error {
+	info, err := o.dm().Info(o.ref(id))
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return nil
+	}
+	if err != nil || !info.Suspended || !info.Active {
+		return err
+	}
+	if _, err := o.dm().Resume(o.ref(id), devmapper.ResumeOptions{}); err != nil && !errors.Is(err, devmapper.ErrNotFound) {
+		return fmt.Errorf("resume thin device %d: %w", id, err)
+	}
+	o.s.log.Info("resumed a device that a dead process had suspended", "id", id)
+	return removeFile(o.suspendMark(id))
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}

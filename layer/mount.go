@@ -1,0 +1,281 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+var (
+	pointMountOpened  = fault.New("layer.mount.opened")
+	pointMountMounted = fault.New("layer.mount.mounted")
+	pointUnmounted    = fault.New("layer.unmount.unmounted")
+)
+
+// Mount activates a node and mounts its file system on dir, or on its default directory where dir is
+// "". A layer is mounted read-only. A node that is mounted there already is no error; one that is in
+// use in a way that excludes this one is ErrBusy; a foreign one is ErrDamaged unless trusted.
+func (s *Store) Mount(ctx context.Context, name, dir string, mo MountOptions) (Mounted, error) {
+	m, err := s.mount(ctx, name, dir, mo)
+	return m, opError("mount", name, err)
+}
+
+func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (Mounted, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return Mounted{}, err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return Mounted{}, err
+	}
+	if err := o.trust(ctx, &n, mo.Trust); err != nil {
+		return Mounted{}, err
+	}
+	readOnly := mo.ReadOnly || n.Kind == metadata.KindLayer
+	if err := o.mayMount(n, readOnly); err != nil {
+		return Mounted{}, err
+	}
+	place := dir
+	if dir == "" {
+		place = filepath.Join(s.pool.MountDir(), name)
+		if err := os.MkdirAll(place, 0o755); err != nil {
+			return Mounted{}, fmt.Errorf("make mount point: %w", err)
+		}
+	} else if place, err = realDir(dir); err != nil {
+		return Mounted{}, err
+	}
+	m := Mounted{Dir: place, ReadOnly: readOnly}
+	err = o.mountOn(ctx, n, place, readOnly, mo.Options)
+	if err != nil && dir == "" {
+		_ = os.Remove(place) // unless something is mounted there
+	}
+	return m, err
+}
+
+// realDir returns the directory as the kernel's mount table will name it.
+func realDir(dir string) (string, error) {
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return "", err
+	}
+	place, err := filepath.EvalSymlinks(abs)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", errs.WithHint(fmt.Errorf("directory %s: %w", dir, errs.ErrNotFound), "make it, or leave it out for the default")
+	}
+	if err != nil {
+		return "", err
+	}
+	if fi, err := os.Stat(place); err != nil || !fi.IsDir() {
+		return "", fmt.Errorf("%s is not a directory: %w", dir, errs.ErrInvalid)
+	}
+	return place, nil
+}
+
+// trust refuses a foreign node, or takes the mark away where somebody trusts it.
+func (o *op) trust(ctx context.Context, n *metadata.Node, trust bool) error {
+	if !n.Foreign || !trust {
+		return trusted(*n)
+	}
+	return o.setForeign(ctx, n, false)
+}
+
+// mayMount keeps a mount apart from somebody who writes to the raw device.
+func (o *op) mayMount(n metadata.Node, readOnly bool) error {
+	held, err := o.claims(n.ID)
+	if err != nil {
+		return err
+	}
+	if slices.Contains(held, claimAttached) || len(held) > 0 && !readOnly {
+		return errs.WithHint(fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy), "dmlayer detach "+n.Name)
+	}
+	return nil
+}
+
+func (o *op) mountOn(ctx context.Context, n metadata.Node, dir string, readOnly bool, extra []string) (err error) {
+	mounts, err := o.mountsOf(n.ID)
+	if err != nil {
+		return err
+	}
+	for _, m := range mounts {
+		if m.ReadOnly() != readOnly {
+			return errs.WithHint(fmt.Errorf("%s %q is mounted on %s, %s: %w", n.Kind, n.Name, m.Dir, m.Options, errs.ErrBusy), "dmlayer unmount "+n.Name)
+		}
+		if m.Dir == dir {
+			return nil
+		}
+	}
+	d, err := o.openDevice(ctx, n, readOnly)
+	if err != nil {
+		return err
+	}
+	if err := pointMountOpened.Hit(); err != nil {
+		return errors.Join(err, d.Close())
+	}
+	// The open descriptor keeps the minor number ours until the mount holds it.
+	mount := fsutil.MountOptions{Type: fsutil.Type(n.FS), ReadOnly: readOnly, Extra: append(slices.Clone(o.s.pool.Record().MountOptions), extra...)}
+	err = fsutil.Mount(ctx, d.path, dir, mount)
+	if err == nil {
+		err = pointMountMounted.Hit()
+		if err == nil && !readOnly {
+			err = growBehind(ctx, d, dir, n)
+		}
+		if err != nil {
+			err = errors.Join(err, fsutil.Unmount(context.WithoutCancel(ctx), dir, fsutil.UnmountOptions{}))
+		}
+	}
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return undoing(ctx, err, func(context.Context) error { return o.release(n) })
+	}
+	return nil
+}
+
+// growBehind finishes a growth of the file system that a crash interrupted, or that was left to the
+// first mount. The superblock tells, so that a mount that needs none pays nothing.
+func growBehind(ctx context.Context, d *device, dir string, n metadata.Node) error {
+	fs, err := fsutil.ReadFS(d.File)
+	if err == nil && fs.Size+uint64(fs.BlockSize) > uint64(n.Size) {
+		return nil
+	}
+	return fsutil.Grow(ctx, dir)
+}
+
+// mountsOf returns where a node is mounted in our mount namespace.
+func (o *op) mountsOf(id metadata.ThinID) ([]fsutil.MountInfo, error) {
+	info, err := o.dm().Info(o.ref(id))
+	if errors.Is(err, devmapper.ErrNotFound) || err == nil && info.OpenCount == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return fsutil.MountsOf(info.Dev.Major, info.Dev.Minor)
+}
+
+// Unmount takes a mount away, by the node's name or by the directory (what contains a '/'), and
+// deactivates the node when nobody uses it any more. A node that is mounted in several places needs
+// the directory: ErrInvalid names them. What is not mounted is ErrNotFound.
+func (s *Store) Unmount(ctx context.Context, nameOrDir string) error {
+	return opError("unmount", nameOrDir, s.unmount(ctx, nameOrDir))
+}
+
+func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	var n metadata.Node
+	var dir string
+	if strings.Contains(nameOrDir, "/") {
+		n, dir, err = o.lockMounted(ctx, nameOrDir)
+	} else if n, err = o.lockNode(ctx, nameOrDir); err == nil {
+		dir, err = o.onlyMount(n)
+	}
+	if err != nil {
+		return err
+	}
+	if err := fsutil.Unmount(ctx, dir, fsutil.UnmountOptions{}); err != nil {
+		return err
+	}
+	if err := pointUnmounted.Hit(); err != nil {
+		return err
+	}
+	if filepath.Dir(dir) == s.pool.MountDir() {
+		_ = os.Remove(dir)
+	}
+	if n.Key == 0 {
+		return o.recover(ctx) // a node that was removed while it was in use
+	}
+	return o.release(n)
+}
+
+func (o *op) onlyMount(n metadata.Node) (string, error) {
+	mounts, err := o.mountsOf(n.ID)
+	if err != nil {
+		return "", err
+	}
+	switch len(mounts) {
+	case 0:
+		return "", fmt.Errorf("%s %q is not mounted: %w", n.Kind, n.Name, errs.ErrNotFound)
+	case 1:
+		return mounts[0].Dir, nil
+	}
+	dirs := make([]string, len(mounts))
+	for i, m := range mounts {
+		dirs[i] = m.Dir
+	}
+	err = fmt.Errorf("%s %q is mounted on %s: %w", n.Kind, n.Name, strings.Join(dirs, ", "), errs.ErrInvalid)
+	return "", errs.WithHint(err, "name the directory")
+}
+
+// lockMounted finds the node that is mounted on a directory, and locks it. A device whose node was
+// removed meanwhile comes without one.
+func (o *op) lockMounted(ctx context.Context, dir string) (metadata.Node, string, error) {
+	place, err := realDir(dir)
+	if err != nil {
+		return metadata.Node{}, "", err
+	}
+	id, err := o.mountedID(place)
+	if err != nil {
+		return metadata.Node{}, "", err
+	}
+	if err := o.LockIDs(ctx, id); err != nil {
+		return metadata.Node{}, "", err
+	}
+	var n metadata.Node
+	err = o.view(ctx, func(tx *metadata.Tx) error {
+		n, err = tx.NodeByID(id)
+		return err
+	})
+	if errors.Is(err, errs.ErrNotFound) {
+		o.UnlockID(id)
+		return metadata.Node{}, place, nil
+	}
+	if err == nil {
+		err = o.resumeDead(id)
+	}
+	return n, place, err
+}
+
+// mountedID returns the thin id of the device that is mounted on a directory.
+func (o *op) mountedID(place string) (metadata.ThinID, error) {
+	mounts, err := fsutil.Mounts()
+	if err != nil {
+		return 0, err
+	}
+	for _, m := range slices.Backward(mounts) { // the last one is on top
+		if m.Dir != place {
+			continue
+		}
+		info, err := o.dm().Info(devmapper.ByDev(devmapper.DevNum(m.Dev)))
+		if err == nil {
+			if id, ok := o.s.pool.ThinID(info.UUID); ok {
+				return id, nil
+			}
+		}
+		return 0, fmt.Errorf("what is mounted on %s is not of pool %q: %w", place, o.s.pool.Name(), errs.ErrInvalid)
+	}
+	return 0, fmt.Errorf("nothing is mounted on %s: %w", place, errs.ErrNotFound)
+}
+
+func notFoundIsNil(err error) error {
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return nil
+	}
+	return err
+}

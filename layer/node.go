@@ -1,0 +1,166 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+// public returns what callers see of a record. A template is nobody's parent to them.
+func public(n metadata.Node, parent string) Node {
+	return Node{
+		Name: n.Name, Kind: Kind(n.Kind), Parent: parent, Size: n.Size, FS: n.FS,
+		Created: n.Created, Labels: n.Labels, Attrs: n.Attrs, Foreign: n.Foreign,
+	}
+}
+
+// parentName returns the name of a node's parent as callers see it.
+func parentName(tx *metadata.Tx, n metadata.Node) (string, error) {
+	if n.Parent == 0 {
+		return "", nil
+	}
+	p, err := tx.NodeByKey(n.Parent)
+	if err != nil {
+		return "", err
+	}
+	if p.Kind == metadata.KindTemplate {
+		return "", nil
+	}
+	return p.Name, nil
+}
+
+// lookup returns the node of that name; templates have none that callers can say.
+func lookup(tx *metadata.Tx, name string) (metadata.Node, error) {
+	n, err := tx.Node(name)
+	if err == nil && n.Kind == metadata.KindTemplate {
+		err = fmt.Errorf("node %q: %w", name, errs.ErrNotFound)
+	}
+	if errors.Is(err, errs.ErrNotFound) {
+		err = errs.WithHint(err, "dmlayer ls shows what there is")
+	}
+	return n, err
+}
+
+// Get returns a node's record.
+func (s *Store) Get(ctx context.Context, name string) (Node, error) {
+	o, err := s.reader(ctx)
+	if err != nil {
+		return Node{}, err
+	}
+	defer o.Exit()
+	var n Node
+	err = o.view(ctx, func(tx *metadata.Tx) error {
+		n, err = getPublic(tx, name)
+		return err
+	})
+	return n, err
+}
+
+func getPublic(tx *metadata.Tx, name string) (Node, error) {
+	n, err := lookup(tx, name)
+	if err != nil {
+		return Node{}, err
+	}
+	parent, err := parentName(tx, n)
+	return public(n, parent), err
+}
+
+// lockNode finds a node, takes its lock and looks it up again, because it may have been renamed,
+// reset, resized or removed in between. Whoever gets the lock first resumes the node if it is
+// suspended: its owner is dead.
+func (o *op) lockNode(ctx context.Context, name string) (metadata.Node, error) {
+	n, err := o.guess(ctx, name)
+	for {
+		if err != nil {
+			return n, err
+		}
+		if err := o.LockIDs(ctx, n.ID); err != nil {
+			return n, err
+		}
+		var again metadata.Node
+		err = o.view(ctx, func(tx *metadata.Tx) error {
+			again, err = lookup(tx, name)
+			return err
+		})
+		if err == nil && again.ID == n.ID {
+			o.s.remember(again)
+			return again, o.resumeDead(again.ID)
+		}
+		o.UnlockID(n.ID)
+		o.s.forget(name)
+		n = again
+	}
+}
+
+// lockPair is lockNode for a node and the one it is made from; both locks are taken in ascending
+// order of their ids. other is called inside the transaction.
+func (o *op) lockPair(ctx context.Context, name string, other func(tx *metadata.Tx, n metadata.Node) (metadata.Node, error)) (n, m metadata.Node, err error) {
+	both := func() error {
+		return o.view(ctx, func(tx *metadata.Tx) (err error) {
+			if n, err = lookup(tx, name); err != nil {
+				return err
+			}
+			m, err = other(tx, n)
+			return err
+		})
+	}
+	for {
+		if err := both(); err != nil {
+			return n, m, err
+		}
+		nid, mid := n.ID, m.ID
+		if err := o.LockIDs(ctx, nid, mid); err != nil {
+			return n, m, err
+		}
+		err := both()
+		if err == nil && n.ID == nid && m.ID == mid {
+			return n, m, errors.Join(o.resumeDead(nid), o.resumeDead(mid))
+		}
+		o.UnlockID(nid)
+		o.UnlockID(mid)
+		if err != nil {
+			return n, m, err
+		}
+	}
+}
+
+// guess returns the node as it was last seen, which spares a transaction: what it says is checked
+// under the lock.
+func (o *op) guess(ctx context.Context, name string) (n metadata.Node, err error) {
+	if n, ok := o.s.remembered(name); ok {
+		return n, nil
+	}
+	err = o.view(ctx, func(tx *metadata.Tx) (err error) {
+		n, err = lookup(tx, name)
+		return err
+	})
+	return n, err
+}
+
+// maxHints bounds what a long-lived process remembers.
+const maxHints = 4096
+
+func (s *Store) remember(n metadata.Node) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.hint) >= maxHints {
+		clear(s.hint)
+	}
+	s.hint[n.Name] = n
+}
+
+func (s *Store) remembered(name string) (metadata.Node, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n, ok := s.hint[name]
+	return n, ok
+}
+
+func (s *Store) forget(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.hint, name)
+}

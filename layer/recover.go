@@ -1,0 +1,196 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+var (
+	pointRecoverLocked  = fault.New("layer.recover.locked")
+	pointRecoverRemoved = fault.New("layer.recover.deactivated")
+	pointRecoverDeleted = fault.New("layer.recover.deleted")
+)
+
+// recover finishes what dead processes left. Its cost follows what was in flight, not how many nodes
+// there are. Nothing is touched whose lock somebody has, or that the store names when it is read again
+// with the lock in hand.
+func (o *op) recover(ctx context.Context) error {
+	if err := o.resumeLeft(); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	if o.Writable() != nil {
+		return nil // what can be read stays readable; a pool that cannot commit cannot be cleaned up
+	}
+	left, err := o.candidates(ctx)
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	var locked []metadata.ThinID
+	defer func() {
+		for _, id := range locked {
+			o.UnlockID(id)
+		}
+	}()
+	for _, id := range left {
+		ok, err := o.TryLockID(id)
+		if err != nil {
+			return fmt.Errorf("recover: %w", err)
+		}
+		if ok {
+			locked = append(locked, id)
+		}
+	}
+	if len(locked) == 0 {
+		return nil
+	}
+	if err := pointRecoverLocked.Hit(); err != nil {
+		return err
+	}
+	dead, err := o.stillLeft(ctx, locked)
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	for _, id := range dead {
+		if err := o.clean(id); err != nil {
+			return fmt.Errorf("recover: thin device %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// candidates returns the ids in flight that nothing names, and the tombstones.
+func (o *op) candidates(ctx context.Context) ([]metadata.ThinID, error) {
+	var ids []metadata.ThinID
+	err := o.view(ctx, func(tx *metadata.Tx) error {
+		record, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		low, cursor, err := o.InFlight(record)
+		if err != nil {
+			return err
+		}
+		for id := low; id < cursor; id++ {
+			if !tx.Named(id) {
+				ids = append(ids, id)
+			}
+		}
+		tombs, err := tx.Tombstones()
+		for _, t := range tombs {
+			ids = append(ids, t.ID)
+		}
+		return err
+	})
+	return ids, err
+}
+
+// stillLeft reads the store again with the locks in hand: an id's owner may have recorded it and let
+// go between the first look and the lock.
+func (o *op) stillLeft(ctx context.Context, ids []metadata.ThinID) ([]metadata.ThinID, error) {
+	var dead []metadata.ThinID
+	err := o.view(ctx, func(tx *metadata.Tx) error {
+		record, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			inFlight := id >= record.LowID && id < record.HighID && !tx.Named(id)
+			if inFlight || tx.Tombstone(id) {
+				dead = append(dead, id)
+			}
+		}
+		return nil
+	})
+	return dead, err
+}
+
+// clean deactivates and deletes a thin device that nothing names, or that is being deleted, and
+// removes its side files. Its lock is held. One that somebody has open stays until the next time.
+func (o *op) clean(id metadata.ThinID) error {
+	if o.s.seenGone()[id] {
+		return nil
+	}
+	if err := o.resumeDead(id); err != nil {
+		return err
+	}
+	err := o.remove(id)
+	if errors.Is(err, devmapper.ErrBusy) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := pointRecoverRemoved.Hit(); err != nil {
+		return err
+	}
+	return o.deleteThin(id)
+}
+
+// deleteThin deletes a thin device and its side files. When it returns nil the pool's status has
+// shown that the deletion was committed. A device that is not there is done.
+func (o *op) deleteThin(id metadata.ThinID) error {
+	err := o.Thin.Delete(thinpool.ID(id))
+	if errors.Is(err, thinpool.ErrBusy) {
+		return nil // another mount namespace or program; the tombstone or the window remembers it
+	}
+	if err != nil && !errors.Is(err, thinpool.ErrNoDevice) {
+		return err
+	}
+	if err := pointRecoverDeleted.Hit(); err != nil {
+		return err
+	}
+	blobs, err := filepath.Glob(o.s.blobPath(id, "*"))
+	if err != nil {
+		return err
+	}
+	for _, b := range blobs {
+		if err := removeFile(b); err != nil {
+			return err
+		}
+	}
+	o.s.markGone(id)
+	return nil
+}
+
+// resumeLeft resumes devices that dead processes had suspended.
+func (o *op) resumeLeft() error {
+	entries, err := os.ReadDir(o.suspendDir())
+	if err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	for _, e := range entries {
+		n, err := strconv.ParseUint(e.Name(), 10, 24)
+		if err != nil {
+			continue
+		}
+		id := metadata.ThinID(n)
+		ok, err := o.TryLockID(id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue // its owner lives
+		}
+		err = o.resumeDead(id)
+		if err == nil {
+			err = removeFile(o.suspendMark(id))
+		}
+		o.UnlockID(id)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,225 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+var (
+	pointRemoveTombstone = fault.New("layer.remove.tombstone")
+	pointRemoveDeleted   = fault.New("layer.remove.deleted")
+)
+
+// Remove deletes a node. The tombstone is the commit point: once Remove returns, and also after a
+// crash from then on, the node is gone. A parent of living nodes, a node that a document holds, or one
+// in use is ErrBusy, and names who.
+func (s *Store) Remove(ctx context.Context, name string) error {
+	return opError("remove", name, s.remove(ctx, name))
+}
+
+func (s *Store) remove(ctx context.Context, name string) error {
+	o, err := s.beginWrite(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return err
+	}
+	return o.removeLocked(ctx, n)
+}
+
+// removeLocked removes a node whose lock is held.
+func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
+	if err := o.view(ctx, func(tx *metadata.Tx) error { return unused(tx, n) }); err != nil {
+		return err
+	}
+	if err := o.quiesce(n); err != nil {
+		return err
+	}
+	err := o.update(ctx, func(tx *metadata.Tx) error {
+		if err := unused(tx, n); err != nil {
+			return err
+		}
+		return bury(tx, n)
+	})
+	if err != nil {
+		return err
+	}
+	o.s.forget(n.Name)
+	if err := pointRemoveTombstone.Hit(); err != nil {
+		return err
+	}
+	if err := removeFile(filepath.Join(o.s.pool.DeviceDir(), n.Name)); err != nil {
+		return err
+	}
+	if err := o.deleteThin(n.ID); err != nil {
+		return err
+	}
+	return pointRemoveDeleted.Hit()
+}
+
+// unused is ErrBusy while the records say that something needs the node.
+func unused(tx *metadata.Tx, n metadata.Node) error {
+	var users []string
+	children, err := tx.Children(n.Key)
+	if err != nil {
+		return err
+	}
+	for _, c := range children {
+		users = append(users, fmt.Sprintf("%s %q", c.Kind, c.Name))
+	}
+	users = append(users, tx.DocumentsOf(n.Key)...)
+	if len(users) == 0 {
+		return nil
+	}
+	const most = 5
+	who := strings.Join(users[:min(most, len(users))], ", ")
+	if len(users) > most {
+		who += fmt.Sprintf(" and %d more", len(users)-most)
+	}
+	return errs.WithHint(fmt.Errorf("%s %q is needed by %s: %w", n.Kind, n.Name, who, errs.ErrBusy), "remove those first")
+}
+
+// bury replaces a node's record by a tombstone of its thin device.
+func bury(tx *metadata.Tx, n metadata.Node) error {
+	if err := tx.DeleteNode(n.Key); err != nil {
+		return err
+	}
+	return tx.PutTombstone(metadata.Tombstone{ID: n.ID, Name: n.Name, Since: time.Now().UTC()})
+}
+
+// Prune removes the layers that nothing uses, and then those that only they used, and returns their
+// names in the order of removal. Templates that nothing starts from go with them, unnamed. A dry run
+// only says what would go.
+func (s *Store) Prune(ctx context.Context, dryRun bool) ([]string, error) {
+	removed := []string{}
+	candidates, err := s.prunable(ctx)
+	if err != nil {
+		return removed, err
+	}
+	for _, n := range candidates {
+		if dryRun {
+			if n.Kind != metadata.KindTemplate {
+				removed = append(removed, n.Name)
+			}
+			continue
+		}
+		ok, err := s.pruneOne(ctx, n)
+		if err != nil {
+			return removed, opError("prune", n.Name, err)
+		}
+		if ok && n.Kind != metadata.KindTemplate {
+			removed = append(removed, n.Name)
+		}
+	}
+	return removed, nil
+}
+
+// prunable returns the layers and templates that nothing needs, children before parents.
+func (s *Store) prunable(ctx context.Context) ([]metadata.Node, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Exit()
+	var nodes []metadata.Node
+	keep := map[metadata.Key]bool{}
+	base := templateName(s.pool.Record(), s.pool.Record().BaseSize)
+	err = o.view(ctx, func(tx *metadata.Tx) error {
+		return tx.Nodes(func(n metadata.Node) error {
+			nodes = append(nodes, n)
+			free := n.Kind == metadata.KindLayer || n.Kind == metadata.KindTemplate && n.Name != base
+			if !free || len(tx.DocumentsOf(n.Key)) > 0 {
+				keep[n.Key] = true
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	var gone []metadata.Node
+	// A child's key is larger than its parent's, unless a reset gave it a younger parent: so until
+	// nothing changes.
+	for changed := true; changed; {
+		changed = false
+		for _, n := range nodes {
+			if keep[n.Key] && n.Parent != 0 && !keep[n.Parent] {
+				keep[n.Parent], changed = true, true
+			}
+		}
+	}
+	for i := len(nodes) - 1; i >= 0; i-- {
+		n := nodes[i]
+		if keep[n.Key] {
+			continue
+		}
+		used, err := o.inUse(n)
+		if err != nil {
+			return nil, err
+		}
+		if used {
+			for m := n; m.Key != 0; m = byKey(nodes, m.Parent) {
+				keep[m.Key] = true
+			}
+			continue
+		}
+		gone = append(gone, n)
+	}
+	return gone, nil
+}
+
+func byKey(nodes []metadata.Node, key metadata.Key) metadata.Node {
+	for _, n := range nodes {
+		if n.Key == key {
+			return n
+		}
+	}
+	return metadata.Node{}
+}
+
+// inUse tells whether a node is claimed or its device open.
+func (o *op) inUse(n metadata.Node) (bool, error) {
+	claims, err := o.claims(n.ID)
+	if err != nil || len(claims) > 0 {
+		return true, err
+	}
+	info, err := o.dm().Info(o.ref(n.ID))
+	return info.OpenCount > 0, notFoundIsNil(err)
+}
+
+// pruneOne removes a node unless somebody has begun to use it meanwhile.
+func (s *Store) pruneOne(ctx context.Context, n metadata.Node) (bool, error) {
+	o, err := s.beginWrite(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer o.Exit()
+	if err := o.LockIDs(ctx, n.ID); err != nil {
+		return false, err
+	}
+	err = o.view(ctx, func(tx *metadata.Tx) error {
+		now, err := tx.NodeByKey(n.Key)
+		if err == nil && now.ID != n.ID {
+			err = errs.ErrBusy
+		}
+		return err
+	})
+	if err == nil {
+		err = o.removeLocked(ctx, n)
+	}
+	if errors.Is(err, errs.ErrBusy) || errors.Is(err, errs.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -1,0 +1,205 @@
+package layer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
+)
+
+// undoTimeout bounds an undo, which must run although its operation was cancelled.
+const undoTimeout = time.Minute
+
+// Store is a pool's nodes. It is safe for concurrent use, also together with other processes.
+type Store struct {
+	pool *pool.Pool
+	log  *slog.Logger
+
+	mu   sync.Mutex
+	gone map[metadata.ThinID]bool // seen gone under their own lock; to be settled with the next write
+	hint map[string]metadata.Node // what names meant when last seen; always checked again
+}
+
+// Open opens the pool's nodes: it starts the pool if it does not run, checks that records and pool
+// belong together, and finishes what dead processes left. Errors: ErrNotFound, ErrDamaged, ErrBusy,
+// ErrUnsupported.
+func Open(ctx context.Context, c Config) (*Store, error) {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	p, err := pool.Open(ctx, c.Dirs, c.Pool, c.Logger)
+	if err != nil {
+		return nil, err
+	}
+	s := &Store{pool: p, log: c.Logger, gone: map[metadata.ThinID]bool{}, hint: map[string]metadata.Node{}}
+	if err := s.open(ctx); err != nil {
+		_ = p.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Store) open(ctx context.Context) error {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	if err := o.Pair(ctx); err != nil {
+		return err
+	}
+	return o.recover(ctx)
+}
+
+// Close releases what Open took. Nodes stay as they are.
+func (s *Store) Close() error { return s.pool.Close() }
+
+// PoolStatus tells what the pool is and how it is.
+func (s *Store) PoolStatus(ctx context.Context) (pool.Status, error) { return s.pool.Inspect(ctx) }
+
+// Devmapper returns the client that issues this store's ioctls, for those who count them.
+func (s *Store) Devmapper() *devmapper.Client { return s.pool.Devmapper() }
+
+// op is one operation: a session with its locks.
+type op struct {
+	*pool.Session
+	s *Store
+}
+
+func (s *Store) begin(ctx context.Context) (*op, error) {
+	session, err := s.pool.Enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &op{session, s}, nil
+}
+
+// reader begins an operation that only reads records.
+func (s *Store) reader(ctx context.Context) (*op, error) {
+	session, err := s.pool.Reader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &op{session, s}, nil
+}
+
+// beginWrite begins an operation that sends messages to the pool.
+func (s *Store) beginWrite(ctx context.Context) (*op, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.Writable(); err != nil {
+		o.Exit()
+		return nil, err
+	}
+	return o, nil
+}
+
+// beginCreate is beginWrite for what will need new blocks.
+func (s *Store) beginCreate(ctx context.Context) (*op, error) {
+	o, err := s.beginWrite(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := o.NoSpace(); err != nil {
+		o.Exit()
+		return nil, err
+	}
+	return o, nil
+}
+
+// view runs fn in a read transaction.
+func (o *op) view(ctx context.Context, fn func(tx *metadata.Tx) error) error {
+	return o.Records.View(ctx, fn)
+}
+
+// update runs fn in a durable transaction, which also settles what was seen gone before.
+func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
+	gone := o.s.seenGone()
+	var low metadata.ThinID
+	err := o.Records.Update(ctx, func(tx *metadata.Tx) error {
+		if err := fn(tx); err != nil {
+			return err
+		}
+		var err error
+		low, err = settle(tx, gone)
+		return err
+	})
+	if err == nil {
+		o.s.forgetBelow(low, gone)
+	}
+	return err
+}
+
+// settle drops the tombstones of ids that are gone, and moves the low mark up over ids that are named
+// or gone. All of them have been handed out, so the mark stays below the cursor.
+func settle(tx *metadata.Tx, gone map[metadata.ThinID]bool) (low metadata.ThinID, err error) {
+	for id := range gone {
+		if err := tx.DropTombstone(id); err != nil {
+			return 0, err
+		}
+	}
+	r, err := tx.Pool()
+	if err != nil {
+		return 0, err
+	}
+	low = r.LowID
+	for low < r.HighID && (gone[low] || tx.Named(low)) {
+		low++
+	}
+	if low == r.LowID {
+		return low, nil
+	}
+	r.LowID = low
+	return low, tx.PutPool(r)
+}
+
+func (s *Store) markGone(id metadata.ThinID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone[id] = true
+}
+
+func (s *Store) seenGone() map[metadata.ThinID]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.gone)
+}
+
+func (s *Store) forgetBelow(low metadata.ThinID, settled map[metadata.ThinID]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range settled {
+		if id < low {
+			delete(s.gone, id)
+		}
+	}
+}
+
+// undoing runs an undo and joins its error with the cause's.
+func undoing(ctx context.Context, cause error, undo func(ctx context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return errors.Join(cause, undo(ctx))
+}
+
+func (s *Store) blobPath(id metadata.ThinID, kind string) string {
+	return filepath.Join(s.pool.BlobDir(), strconv.FormatUint(uint64(id), 10)+"."+kind)
+}
+
+func opError(op, name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s %q: %w", op, name, pool.KernelError(err))
+}

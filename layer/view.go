@@ -1,0 +1,97 @@
+package layer
+
+import (
+	"context"
+	"errors"
+
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+// View mounts nodes read-only for this process alone while fn runs. A layer is activated read-only and
+// shared with whoever views it; a node that is mounted for writing is seen as it is now. What strangers
+// wrote is ErrDamaged.
+func (s *Store) View(ctx context.Context, names []string, fn func(ctx context.Context, roots []string) error) (err error) {
+	var views []*view
+	defer func() {
+		for _, v := range views {
+			err = errors.Join(err, s.endView(ctx, v))
+		}
+	}()
+	roots := make([]string, len(names))
+	for i, name := range names {
+		v, err := s.beginView(ctx, name)
+		if err != nil {
+			return opError("view", name, err)
+		}
+		views = append(views, v)
+		roots[i] = v.mount.Path()
+	}
+	return fn(ctx, roots)
+}
+
+type view struct {
+	node  metadata.Node
+	mount *fsutil.Detached
+}
+
+func (s *Store) beginView(ctx context.Context, name string) (*view, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := trusted(n); err != nil {
+		return nil, err
+	}
+	m, err := o.mountView(ctx, n)
+	if err != nil {
+		return nil, undoing(ctx, err, func(context.Context) error { return o.release(n) })
+	}
+	return &view{n, m}, nil
+}
+
+// mountView mounts a node whose lock is held. A writable node may have a journal to replay, which a
+// read-only device cannot: its file system is mounted for writing, and the mount is read-only.
+func (o *op) mountView(ctx context.Context, n metadata.Node) (*fsutil.Detached, error) {
+	readOnly := n.Kind == metadata.KindLayer
+	if !readOnly {
+		info, err := o.dm().Info(o.ref(n.ID))
+		if notFoundIsNil(err) != nil {
+			return nil, err
+		}
+		// One that is mounted read-only has no other way.
+		readOnly = err == nil && info.ReadOnly && info.OpenCount > 0
+	}
+	d, err := o.openDevice(ctx, n, readOnly)
+	if err != nil {
+		return nil, err
+	}
+	m, err := fsutil.DetachedMount(ctx, d.path, fsutil.MountOptions{Type: fsutil.Type(n.FS), ReadOnly: readOnly, MountReadOnly: true})
+	return m, errors.Join(err, d.Close())
+}
+
+func (s *Store) endView(ctx context.Context, v *view) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	if err := v.mount.Close(); err != nil {
+		return opError("view", v.node.Name, err)
+	}
+	o, err := s.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, v.node.Name)
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return o.release(n)
+}

@@ -1,0 +1,406 @@
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/internal/lockfile"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+var (
+	pointCreateDir      = fault.New("pool.create.directory")
+	pointCreateRecord   = fault.New("pool.create.recorded")
+	pointCreateActive   = fault.New("pool.create.activated")
+	pointCreateLabelled = fault.New("pool.create.labelled")
+	pointDestroyRecord  = fault.New("pool.destroy.recorded")
+	pointDestroyDevices = fault.New("pool.destroy.devices")
+	pointDestroyBacking = fault.New("pool.destroy.backing")
+)
+
+const (
+	defaultDataSize  = 100 << 30
+	defaultBlockSize = 64 << 10
+	defaultBaseSize  = 10 << 30
+	minBlockSize     = 64 << 10
+	maxBlockSize     = 1 << 30
+	minBaseSize      = 16 << 20 // ext4 with a journal
+	minBaseSizeXFS   = 300 << 20
+	maxSize          = 1 << 60
+	minMetadataSize  = 4 << 20
+
+	// This part of the metadata backing stays outside the table: it is what deleting works with when
+	// writers have eaten the rest.
+	heldPercent = 5
+	maxHeld     = 8 << 20
+)
+
+// complete checks a spec and fills in the defaults.
+func (spec Spec) complete() (Spec, error) {
+	bad := func(format string, args ...any) (Spec, error) {
+		return spec, fmt.Errorf("create pool %q: %s: %w", spec.Name, fmt.Sprintf(format, args...), errs.ErrInvalid)
+	}
+	if err := ValidateName("pool", spec.Name); err != nil {
+		return spec, err
+	}
+	spec.Backing = defaulted(spec.Backing, BackingLoopback)
+	spec.FS = defaulted(spec.FS, string(fsutil.Ext4))
+	spec.Discard = defaulted(spec.Discard, "passdown")
+	spec.BlockSize = defaulted(spec.BlockSize, defaultBlockSize)
+	spec.DataSize = defaulted(spec.DataSize, defaultDataSize)
+	spec.BaseSize = defaulted(spec.BaseSize, defaultBaseSize)
+	if spec.Backing != BackingLoopback {
+		return bad("backing %q is not known", spec.Backing)
+	}
+	if spec.BlockSize < minBlockSize || spec.BlockSize > maxBlockSize || spec.BlockSize%minBlockSize != 0 {
+		return bad("block size %d: 64 KiB to 1 GiB in steps of 64 KiB", spec.BlockSize)
+	}
+	if spec.DataSize < 16*spec.BlockSize || spec.DataSize > maxSize {
+		return bad("data size %d", spec.DataSize)
+	}
+	if spec.Discard != "passdown" && spec.Discard != "nopassdown" && spec.Discard != "ignore" {
+		return bad("discard %q: passdown, nopassdown or ignore", spec.Discard)
+	}
+	computed := thinpool.MetadataSize(uint64(spec.DataSize), devmapper.SectorsOf(uint64(spec.BlockSize)))
+	spec.MetadataSize = defaulted(spec.MetadataSize, int64(computed))
+	if spec.MetadataSize < minMetadataSize || spec.MetadataSize > int64(thinpool.MaxMetadataSize) {
+		return bad("metadata size %d: %d to %d bytes", spec.MetadataSize, minMetadataSize, thinpool.MaxMetadataSize)
+	}
+	switch fsutil.Type(spec.FS) {
+	case fsutil.Ext4:
+		if spec.BaseSize < minBaseSize {
+			return bad("base size %d: ext4 needs 16 MiB", spec.BaseSize)
+		}
+	case fsutil.XFS:
+		if spec.BaseSize < minBaseSizeXFS {
+			return bad("base size %d: xfs needs 300 MiB", spec.BaseSize)
+		}
+	default:
+		return bad("file system %q: ext4 or xfs", spec.FS)
+	}
+	if spec.BaseSize > maxSize || spec.BaseSize%int64(devmapper.SectorSize) != 0 {
+		return bad("base size %d", spec.BaseSize)
+	}
+	return spec, nil
+}
+
+func defaulted[T comparable](v, def T) T {
+	var zero T
+	if v == zero {
+		return def
+	}
+	return v
+}
+
+// record is what Create is about to make.
+func (spec Spec) record(f files) (metadata.Pool, error) {
+	var b [16]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return metadata.Pool{}, err
+	}
+	tid, err := newTransactionID()
+	if err != nil {
+		return metadata.Pool{}, err
+	}
+	held := min(spec.MetadataSize*heldPercent/100, maxHeld) &^ 4095
+	return metadata.Pool{
+		Name: spec.Name, UUID: hex.EncodeToString(b[:]), State: metadata.PoolCreating, Created: time.Now().UTC(),
+		Backing: metadata.Backing{
+			Type: spec.Backing, DataFile: f.data(), MetadataFile: f.metadata(),
+			DataSize: spec.DataSize, MetadataSize: spec.MetadataSize, MetadataHeld: held,
+		},
+		FS: spec.FS, BaseSize: spec.BaseSize, BlockSize: spec.BlockSize,
+		MkfsOptions: spec.MkfsOptions, MountOptions: spec.MountOptions, Discard: spec.Discard, NoZero: spec.NoZero,
+		TransactionID: tid, LowID: labelID + 1, HighID: labelID + 1,
+	}, nil
+}
+
+// Create makes a pool and starts it. What it is about to make is recorded first, so that a Create
+// that is killed is undone by the next command. Errors: ErrInvalid, ErrExists, ErrNoSpace,
+// ErrUnsupported.
+func Create(ctx context.Context, dirs Dirs, spec Spec) error {
+	spec, err := spec.complete()
+	if err != nil {
+		return err
+	}
+	p, err := open(dirs, spec.Name, nil)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, err := p.exclusive(ctx, "create")
+	if err != nil {
+		return err
+	}
+	defer s.Exit()
+	if err := s.clearPlace(ctx); err != nil {
+		return fmt.Errorf("create pool %q: %w", spec.Name, err)
+	}
+	if p.record, err = spec.record(p.files); err != nil {
+		return fmt.Errorf("create pool %q: %w", spec.Name, err)
+	}
+	if err := s.create(ctx); err != nil {
+		undo, cancel := undoContext(ctx)
+		defer cancel()
+		return errors.Join(fmt.Errorf("create pool %q: %w", spec.Name, kernelError(err)), s.removeAll(undo))
+	}
+	return nil
+}
+
+// undoTimeout bounds an undo, which must run although its operation was cancelled.
+const undoTimeout = time.Minute
+
+func undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+}
+
+// exclusive returns a session that holds the start/stop lock exclusively.
+func (p *Pool) exclusive(ctx context.Context, op string) (*Session, error) {
+	s, err := p.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.holder.Lock(ctx, at(offsetStartStop), lockfile.Exclusive); err != nil {
+		s.Exit()
+		return nil, fmt.Errorf("%s pool %q: waiting for operations that run: %w", op, p.files.name, err)
+	}
+	return s, nil
+}
+
+// clearPlace takes away what a dead Create or Destroy left of the name; a living pool is ErrExists.
+func (s *Session) clearPlace(ctx context.Context) error {
+	err := s.readRecord(ctx)
+	switch {
+	case err == nil && s.p.record.State == metadata.PoolReady:
+		return errs.ErrExists
+	case err == nil:
+		return s.removeAll(ctx)
+	case errors.Is(err, errs.ErrNotFound):
+		return s.p.clearUnrecorded()
+	default:
+		return err
+	}
+}
+
+func (s *Session) create(ctx context.Context) error {
+	p := s.p
+	if err := makeDirs(p.files.poolsDir(), p.files.dir()); err != nil {
+		return err
+	}
+	if err := pointCreateDir.Hit(); err != nil {
+		return err
+	}
+	if err := metadata.Create(p.files.store(), p.record); err != nil {
+		return err
+	}
+	if err := fsutil.SyncDir(p.files.poolsDir()); err != nil {
+		return err
+	}
+	if err := pointCreateRecord.Hit(); err != nil {
+		return err
+	}
+	b, err := backingOf(p.record)
+	if err != nil {
+		return err
+	}
+	if err := b.create(ctx); err != nil {
+		return err
+	}
+	if err := s.activate(ctx, b); err != nil {
+		return err
+	}
+	if err := pointCreateActive.Hit(); err != nil {
+		return err
+	}
+	if err := s.Thin.SetTransactionID(0, p.record.TransactionID); err != nil {
+		return err
+	}
+	if err := s.makeLabel(); err != nil {
+		return err
+	}
+	if err := pointCreateLabelled.Hit(); err != nil {
+		return err
+	}
+	return s.Records.Update(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		r.State = metadata.PoolReady
+		return tx.PutPool(r)
+	})
+}
+
+// load reads the record for Open. A pool that died while it was made or destroyed is cleaned up.
+func (p *Pool) load(ctx context.Context) error {
+	s, err := p.session(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.Exit()
+	if err := s.readRecord(ctx); err != nil {
+		return p.notFound(err)
+	}
+	if p.record.State == metadata.PoolReady {
+		return nil
+	}
+	// Its owner holds the lock for as long as he lives.
+	ok, err := s.holder.TryLock(at(offsetStartStop), lockfile.Exclusive)
+	if err != nil {
+		return fmt.Errorf("pool %q: %w", p.files.name, err)
+	}
+	if !ok {
+		return fmt.Errorf("pool %q is being made or destroyed: %w", p.files.name, errs.ErrBusy)
+	}
+	if err := s.readRecord(ctx); err != nil || p.record.State == metadata.PoolReady {
+		return p.notFound(err)
+	}
+	p.log.Info("pool died while it was made or destroyed: removing the rest", "pool", p.files.name, "state", p.record.State)
+	if err := s.removeAll(ctx); err != nil {
+		return fmt.Errorf("remove what is left of pool %q: %w", p.files.name, err)
+	}
+	return p.notFound(errs.ErrNotFound)
+}
+
+func (p *Pool) notFound(err error) error {
+	if errors.Is(err, errs.ErrNotFound) {
+		return errs.WithHint(fmt.Errorf("pool %q: %w", p.files.name, errs.ErrNotFound), "dmlayer pool create "+p.files.name+" makes it")
+	}
+	return err
+}
+
+func (s *Session) readRecord(ctx context.Context) error {
+	return s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
+		s.p.record, err = tx.Pool()
+		return err
+	})
+}
+
+// Destroy takes a pool down and removes everything that Create made. It refuses with ErrBusy while
+// any of its devices is in use; whether nodes may be lost is the caller's question.
+func Destroy(ctx context.Context, dirs Dirs, name string) error {
+	p, err := Open(ctx, dirs, name, nil)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, err := p.exclusive(ctx, "destroy")
+	if err != nil {
+		return err
+	}
+	defer s.Exit()
+	if err := s.readRecord(ctx); err != nil { // somebody else may have been first
+		return p.notFound(err)
+	}
+	if err := s.idle(ctx); err != nil {
+		return fmt.Errorf("destroy pool %q: %w", name, err)
+	}
+	err = s.Records.Update(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		r.State = metadata.PoolDestroying
+		return tx.PutPool(r)
+	})
+	if err != nil {
+		return fmt.Errorf("destroy pool %q: %w", name, err)
+	}
+	if err := pointDestroyRecord.Hit(); err != nil {
+		return err
+	}
+	if err := s.removeAll(ctx); err != nil {
+		return fmt.Errorf("destroy pool %q: %w", name, err)
+	}
+	return nil
+}
+
+// removeAll takes away whatever there is of a pool whose record says creating or destroying, or has
+// not been written. The start/stop lock is held exclusively. It can be repeated from any point.
+func (s *Session) removeAll(ctx context.Context) error {
+	p := s.p
+	if p.record.UUID != "" {
+		if err := s.deactivateAll(ctx); err != nil {
+			return err
+		}
+		if err := pointDestroyDevices.Hit(); err != nil {
+			return err
+		}
+		b, err := backingOf(p.record)
+		if err != nil {
+			return err
+		}
+		if err := b.remove(ctx); err != nil {
+			return err
+		}
+		if err := pointDestroyBacking.Hit(); err != nil {
+			return err
+		}
+		if err := os.RemoveAll(p.StateDir()); err != nil {
+			return fmt.Errorf("remove pool %q: %w", p.files.name, err)
+		}
+	}
+	// The record goes after what it describes. What we did not make stays, and its folder with it.
+	if err := os.RemoveAll(p.files.blobs()); err != nil {
+		return fmt.Errorf("remove pool %q: %w", p.files.name, err)
+	}
+	if err := removeFiles(p.files.store()+".new", p.files.store()); err != nil {
+		return fmt.Errorf("remove pool %q: %w", p.files.name, err)
+	}
+	removeEmpty(p.files.deviceDir())
+	removeEmpty(p.files.mountDir())
+	_ = os.Remove(p.files.dir())
+	if err := fsutil.SyncDir(p.files.poolsDir()); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// clearUnrecorded takes away what a Create left that was killed before it recorded anything: an empty
+// folder. Files without a record are somebody's data.
+func (p *Pool) clearUnrecorded() error {
+	if err := removeFiles(p.files.store() + ".new"); err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(p.files.dir())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		err := fmt.Errorf("%s holds %s and no record store: %w", p.files.dir(), entries[0].Name(), errs.ErrExists)
+		return errs.WithHint(err, "put the record store back, or move the folder out of the way")
+	}
+	return nil
+}
+
+// removeFiles removes files; one that is not there is no error.
+func removeFiles(paths ...string) error {
+	for _, path := range paths {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeEmpty removes a folder of links and of empty folders, such as mount points. It never enters
+// one: something may be mounted there.
+func removeEmpty(dir string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if e.IsDir() || e.Type()&os.ModeSymlink != 0 {
+			_ = os.Remove(dir + "/" + e.Name())
+		}
+	}
+	_ = os.Remove(dir)
+}

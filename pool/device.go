@@ -1,0 +1,177 @@
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+// DeviceNode returns a path that opens the device: devtmpfs's, or a node of our own where /dev is
+// something else, as in a container.
+func (p *Pool) DeviceNode(d devmapper.DevNum) (string, error) {
+	want := unix.Mkdev(d.Major, d.Minor)
+	path := "/dev/dm-" + strconv.FormatUint(uint64(d.Minor), 10)
+	if isNode(path, want) {
+		return path, nil
+	}
+	dir := filepath.Join(p.StateDir(), "nodes")
+	if err := makeDirs(dir); err != nil {
+		return "", err
+	}
+	path = filepath.Join(dir, strings.Replace(d.String(), ":", "-", 1))
+	err := unix.Mknod(path, unix.S_IFBLK|0o600, int(want))
+	if err == nil || errors.Is(err, unix.EEXIST) && isNode(path, want) {
+		return path, nil
+	}
+	return "", fmt.Errorf("make device node %s: %w", path, err)
+}
+
+func isNode(path string, dev uint64) bool {
+	var st unix.Stat_t
+	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev
+}
+
+// ThinID returns the thin id that a dm UUID of this pool's names.
+func (p *Pool) ThinID(uuid devmapper.UUID) (metadata.ThinID, bool) {
+	rest, ok := strings.CutPrefix(string(uuid), uuidPrefix(p.record.UUID))
+	if !ok {
+		return 0, false
+	}
+	n, err := strconv.ParseUint(rest, 10, 24)
+	return metadata.ThinID(n), err == nil
+}
+
+// Devices lists the pool's active thin devices by id, without the label.
+func (p *Pool) Devices() (map[metadata.ThinID]devmapper.ListEntry, error) {
+	list, err := p.dm.List(devmapper.UUID(uuidPrefix(p.record.UUID)))
+	if err != nil {
+		return nil, kernelError(err)
+	}
+	devices := make(map[metadata.ThinID]devmapper.ListEntry, len(list))
+	for _, d := range list {
+		if id, ok := p.ThinID(d.UUID); ok && id != labelID {
+			devices[id] = d
+		}
+	}
+	return devices, nil
+}
+
+// users names whoever uses a thin device of the pool.
+func (p *Pool) users(ctx context.Context) ([]string, error) {
+	var users []string
+	devices, err := p.Devices()
+	if err != nil {
+		return nil, err
+	}
+	for id, d := range devices {
+		info, err := p.dm.Info(devmapper.ByUUID(d.UUID))
+		if errors.Is(err, devmapper.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, kernelError(err)
+		}
+		if info.OpenCount > 0 {
+			users = append(users, p.Holders(info.Dev, id)...)
+		}
+	}
+	claims, err := p.claims()
+	if err != nil {
+		return nil, err
+	}
+	users = append(users, claims...)
+	slices.Sort(users)
+	return users, nil
+}
+
+// Holders names who has a device open, as far as this mount namespace and sysfs tell.
+func (p *Pool) Holders(d devmapper.DevNum, id metadata.ThinID) []string {
+	var who []string
+	if mounts, err := fsutil.MountsOf(d.Major, d.Minor); err == nil {
+		for _, m := range mounts {
+			who = append(who, "mounted on "+m.Dir)
+		}
+	}
+	entries, _ := os.ReadDir(fmt.Sprintf("/sys/dev/block/%s/holders", d))
+	for _, e := range entries {
+		who = append(who, "held by "+e.Name())
+	}
+	if len(who) == 0 {
+		who = append(who, fmt.Sprintf("thin device %d (dm-%d) is open in another process or mount namespace", id, d.Minor))
+	}
+	return who
+}
+
+// ClaimDir returns the folder of the claims on thin devices: one folder an id, one file a claim.
+func (p *Pool) ClaimDir() string { return filepath.Join(p.StateDir(), "claims") }
+
+func (p *Pool) claims() ([]string, error) {
+	entries, err := os.ReadDir(p.ClaimDir())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("read claims: %w", err)
+	}
+	var claims []string
+	for _, e := range entries {
+		held, err := os.ReadDir(filepath.Join(p.ClaimDir(), e.Name()))
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, fmt.Errorf("read claims: %w", err)
+		}
+		for _, c := range held {
+			claims = append(claims, fmt.Sprintf("thin device %s is claimed by %s", e.Name(), c.Name()))
+		}
+	}
+	return claims, nil
+}
+
+func joinUsers(users []string) string {
+	const most = 8
+	if len(users) > most {
+		return strings.Join(users[:most], ", ") + fmt.Sprintf(" and %d more", len(users)-most)
+	}
+	return strings.Join(users, ", ")
+}
+
+// readLiveSuperblock reads block 0 past the page cache, which knows nothing of what the kernel's
+// thin pool writes. A read that meets a write in the middle fails its checksum and is repeated.
+func readLiveSuperblock(d devmapper.DevNum) (thinmeta.Superblock, error) {
+	path := "/dev/dm-" + strconv.FormatUint(uint64(d.Minor), 10)
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return thinmeta.Superblock{}, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	defer unix.Close(fd)
+	buf := alignedBlock()
+	var sb thinmeta.Superblock
+	for range 8 {
+		if _, err := unix.Pread(fd, buf, 0); err != nil {
+			return sb, &os.PathError{Op: "read", Path: path, Err: err}
+		}
+		if sb, err = thinmeta.ReadSuperblock(bytes.NewReader(buf)); err == nil {
+			return sb, nil
+		}
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return sb, err
+}
+
+// alignedBlock returns 4 KiB at an address that direct I/O takes.
+func alignedBlock() []byte {
+	const size = 4096
+	b := make([]byte, 2*size)
+	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (size - 1)
+	return b[skip : skip+size]
+}

@@ -1,0 +1,40 @@
+package pool
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+// kernelError gives an error of the kernel packages, which know no classes, its class.
+func kernelError(err error) error {
+	if err == nil || errs.Class(err) != nil {
+		return err
+	}
+	wrap := func(class error, hint string) error {
+		return errs.WithHint(fmt.Errorf("%w: %w", err, class), hint)
+	}
+	switch {
+	case errors.Is(err, thinpool.ErrOutOfSpace), errors.Is(err, unix.ENOSPC):
+		return wrap(errs.ErrNoSpace, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+	case errors.Is(err, thinpool.ErrNotCommitted), errors.Is(err, thinpool.ErrTransactionID), errors.Is(err, thinpool.ErrReadOnly):
+		return wrap(errs.ErrDamaged, "dmlayer pool inspect tells what state the pool is in")
+	case errors.Is(err, devmapper.ErrPermission):
+		return errs.WithHint(err, "run it as root, in the initial user namespace")
+	case errors.Is(err, devmapper.ErrUnsupported):
+		return wrap(errs.ErrUnsupported, "dmlayer doctor tells what this machine lacks; modprobe dm-thin-pool")
+	case errors.Is(err, devmapper.ErrBusy), errors.Is(err, thinpool.ErrBusy):
+		return wrap(errs.ErrBusy, "")
+	case errors.Is(err, devmapper.ErrNotFound), errors.Is(err, thinpool.ErrNoDevice):
+		return wrap(errs.ErrNotFound, "")
+	}
+	return err
+}
+
+// KernelError is kernelError for package layer.
+func KernelError(err error) error { return kernelError(err) }

@@ -1,0 +1,164 @@
+package pool
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+const (
+	windowIDs = 64 // thin ids reserved at a time
+	maxThinID = 1<<24 - 1
+
+	// The kernel's count of create_snap messages has 24 bits and wraps without a word, after which
+	// blocks alias (dm-facts, fact 2). Snapshots are refused this far before.
+	snapshotLimit = 1<<24 - 1<<16
+)
+
+var (
+	pointReserveStored = fault.New("pool.reserve.stored")
+	pointReserveBumped = fault.New("pool.reserve.bumped")
+	pointAllocated     = fault.New("pool.allocate.cursor")
+)
+
+// cursor is the volatile place in the window of thin ids: the next id to hand out, and the high mark
+// as it was when the cursor was written. Both change only under the pool lock.
+type cursor struct {
+	next, high metadata.ThinID
+}
+
+func (p *Pool) cursorFile() string { return filepath.Join(p.StateDir(), "cursor") }
+
+var bootID = sync.OnceValues(func() ([]byte, error) {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return []byte(strings.TrimSpace(string(b))), err
+})
+
+// The file: boot id (36 bytes), next, high, and a checksum of all that.
+const cursorSize = 36 + 4 + 4 + 4
+
+// readCursor returns false where the cursor is lost: after a reboot, or where the run directory was
+// cleaned. Allocation then goes on at the high mark.
+func (p *Pool) readCursor() (cursor, bool, error) {
+	boot, err := bootID()
+	if err != nil {
+		return cursor{}, false, fmt.Errorf("read boot id: %w", err)
+	}
+	b, err := os.ReadFile(p.cursorFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return cursor{}, false, nil
+	}
+	if err != nil {
+		return cursor{}, false, fmt.Errorf("read cursor of pool %q: %w", p.files.name, err)
+	}
+	if len(b) != cursorSize || string(b[:36]) != string(boot) ||
+		binary.LittleEndian.Uint32(b[44:]) != crc32.ChecksumIEEE(b[:44]) {
+		return cursor{}, false, nil
+	}
+	return cursor{
+		next: metadata.ThinID(binary.LittleEndian.Uint32(b[36:])),
+		high: metadata.ThinID(binary.LittleEndian.Uint32(b[40:])),
+	}, true, nil
+}
+
+func (p *Pool) writeCursor(c cursor) error {
+	boot, err := bootID()
+	if err != nil {
+		return fmt.Errorf("read boot id: %w", err)
+	}
+	b := append(make([]byte, 0, cursorSize), boot...)
+	b = binary.LittleEndian.AppendUint32(b, uint32(c.next))
+	b = binary.LittleEndian.AppendUint32(b, uint32(c.high))
+	b = binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	f, err := os.OpenFile(p.cursorFile(), os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return fmt.Errorf("write cursor of pool %q: %w", p.files.name, err)
+	}
+	_, err = f.WriteAt(b, 0)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return fmt.Errorf("write cursor of pool %q: %w", p.files.name, err)
+	}
+	return nil
+}
+
+// AllocateID hands out a thin id that nothing names and takes its lock. After EEXIST from the kernel
+// the caller unlocks it and takes the next.
+func (s *Session) AllocateID(ctx context.Context) (id metadata.ThinID, err error) {
+	err = s.withPoolLock(ctx, func() error {
+		c, known, err := s.p.readCursor()
+		if err != nil {
+			return err
+		}
+		for {
+			if !known || c.next >= c.high {
+				if c, err = s.reserve(ctx); err != nil {
+					return err
+				}
+				known = true
+			}
+			id = c.next
+			c.next++
+			ok, err := s.TryLockID(id)
+			if err != nil {
+				return err
+			}
+			if ok {
+				if err := s.p.writeCursor(c); err != nil {
+					return err
+				}
+				return pointAllocated.Hit()
+			}
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("allocate thin id: %w", err)
+	}
+	return id, nil
+}
+
+// InFlight returns the bounds of the thin ids that may have been handed out and not been recorded.
+func (s *Session) InFlight(record metadata.Pool) (low, cursor metadata.ThinID, err error) {
+	c, known, err := s.p.readCursor()
+	if err != nil {
+		return 0, 0, err
+	}
+	if !known || c.next > record.HighID {
+		return record.LowID, record.HighID, nil
+	}
+	return record.LowID, c.next, nil
+}
+
+// reserve moves the high mark up by a window and bumps the transaction id with it. The pool lock is
+// held. A reservation pairs first: one that was killed may have left the pool behind.
+func (s *Session) reserve(ctx context.Context) (cursor, error) {
+	record, err := s.pairLocked(ctx)
+	if err != nil {
+		return cursor{}, err
+	}
+	taken, err := s.p.snapshotsTaken(record)
+	if err != nil {
+		return cursor{}, err
+	}
+	if record.HighID+windowIDs > maxThinID || taken+windowIDs > snapshotLimit {
+		err := fmt.Errorf("pool %q has used up its thin ids or snapshots (%d ids, %d snapshots): %w", s.p.files.name, record.HighID, taken, errs.ErrNoSpace)
+		return cursor{}, errs.WithHint(err, "move what is needed to a new pool")
+	}
+	c := cursor{next: record.HighID, high: record.HighID + windowIDs}
+	return c, s.bump(ctx, func(r *metadata.Pool) {
+		r.HighID = c.high
+		r.SnapshotsTaken = max(r.SnapshotsTaken, taken)
+	})
+}

@@ -1,0 +1,174 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+var (
+	pointFilesMetadata = fault.New("pool.create.metadata-file")
+	pointFilesData     = fault.New("pool.create.data-file")
+)
+
+// backing is what a pool lies on: it makes, finds and takes away two block devices.
+type backing interface {
+	// create makes what the record describes. A part that is there already is an error.
+	create(ctx context.Context) error
+	// attach makes the two devices available. They stay until the result is closed and no dm table
+	// uses them any more.
+	attach(ctx context.Context) (attached, error)
+	// detached waits until nothing of the backing is attached, and ends what a dead process left.
+	detached(ctx context.Context) error
+	// remove takes away what create made. What is not there is no error.
+	remove(ctx context.Context) error
+	// paths returns what an attached backing's devices are called, "" where they are not.
+	paths(ctx context.Context) (data, metadata string, err error)
+}
+
+// attached are the devices of a backing that is in use.
+type attached struct {
+	data, metadata devmapper.DevNum
+	metadataPath   string
+	dataSize       int64 // bytes
+	metadataSize   int64 // bytes, all of the backing
+	close          func() error
+}
+
+// backingOf returns the backing that a record describes.
+func backingOf(r metadata.Pool) (backing, error) {
+	if r.Backing.Type == BackingLoopback {
+		return loopback{r}, nil
+	}
+	return nil, fmt.Errorf("pool %q: backing %q: %w", r.Name, r.Backing.Type, errs.ErrUnsupported)
+}
+
+// BackingLoopback is a pool on two files: a sparse one for the data, an allocated one for the
+// metadata.
+const BackingLoopback = "loopback"
+
+type loopback struct{ record metadata.Pool }
+
+func (l loopback) create(ctx context.Context) error {
+	b := l.record.Backing
+	// A pool whose metadata cannot be written is lost to a repair, so its file owns its room; the data
+	// file grows as blocks are written.
+	if err := fsutil.Allocate(ctx, b.MetadataFile, uint64(b.MetadataSize), fsutil.Full); err != nil {
+		return err
+	}
+	if err := pointFilesMetadata.Hit(); err != nil {
+		return err
+	}
+	if err := fsutil.Allocate(ctx, b.DataFile, uint64(b.DataSize), fsutil.Sparse); err != nil {
+		return err
+	}
+	return pointFilesData.Hit()
+}
+
+func (l loopback) attach(ctx context.Context) (a attached, err error) {
+	b := l.record.Backing
+	meta, err := l.loop(ctx, b.MetadataFile)
+	if err != nil {
+		return a, err
+	}
+	data, err := l.loop(ctx, b.DataFile)
+	if err != nil {
+		_ = meta.Close()
+		return a, err
+	}
+	a = attached{data: devmapper.DevNum(data.DevNum), metadata: devmapper.DevNum(meta.DevNum), metadataPath: meta.Path}
+	a.close = func() error { return errors.Join(meta.Close(), data.Close()) }
+	a.dataSize, err = sizeOf(data)
+	if err == nil {
+		a.metadataSize, err = sizeOf(meta)
+	}
+	if err != nil {
+		_ = a.close()
+	}
+	return a, err
+}
+
+func sizeOf(l *fsutil.Loop) (int64, error) {
+	n, err := fsutil.SizeOf(l.File)
+	return int64(n), err
+}
+
+// loop attaches a file, or adopts the loop device that another process attached and died with:
+// a file on two loop devices would be written behind each other's back.
+func (l loopback) loop(ctx context.Context, path string) (*fsutil.Loop, error) {
+	found, err := fsutil.FindLoops(path)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range found {
+		if loop := adopt(f); loop != nil {
+			return loop, nil
+		}
+	}
+	return fsutil.Attach(ctx, fsutil.LoopOptions{Path: path, DirectIO: true, Autoclear: true})
+}
+
+// adopt opens an attached loop device, or returns nil where it was detached in between.
+func adopt(l fsutil.LoopInfo) *fsutil.Loop {
+	f, err := fsutil.OpenDevice(l.Path, true)
+	if err != nil {
+		return nil
+	}
+	now, ok, err := fsutil.LoopOf(l.Number)
+	if err == nil && ok && now.Dev == l.Dev && now.Inode == l.Inode {
+		if dev, err := fsutil.DevNumOfFile(f); err == nil {
+			return &fsutil.Loop{Path: l.Path, Number: l.Number, DevNum: dev, DirectIO: now.DirectIO, File: f}
+		}
+	}
+	_ = f.Close()
+	return nil
+}
+
+func (l loopback) detached(ctx context.Context) error {
+	for _, path := range []string{l.record.Backing.DataFile, l.record.Backing.MetadataFile} {
+		found, err := fsutil.FindLoops(path)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if err := fsutil.Detach(ctx, f.Number); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l loopback) remove(ctx context.Context) error {
+	if err := l.detached(ctx); err != nil {
+		return err
+	}
+	for _, path := range []string{l.record.Backing.DataFile, l.record.Backing.MetadataFile} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
+		}
+	}
+	return nil
+}
+
+func (l loopback) paths(ctx context.Context) (data, meta string, err error) {
+	one := func(path string) (string, error) {
+		found, err := fsutil.FindLoops(path)
+		if err != nil || len(found) == 0 {
+			return "", err
+		}
+		return found[0].Path, nil
+	}
+	if data, err = one(l.record.Backing.DataFile); err != nil {
+		return "", "", err
+	}
+	meta, err = one(l.record.Backing.MetadataFile)
+	return data, meta, err
+}

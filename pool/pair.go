@@ -1,0 +1,132 @@
+package pool
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+var pointPairRolled = fault.New("pool.pair.rolled")
+
+// newTransactionID returns a random tag above 24 bits of count, so that a store and a pool that do
+// not belong together do not look as if they did.
+func newTransactionID() (uint64, error) {
+	var b [8]byte
+	if _, err := rand.Read(b[:]); err != nil {
+		return 0, err
+	}
+	return binary.LittleEndian.Uint64(b[:]) << 24, nil
+}
+
+// Pair compares the record store with the kernel's pool and finishes a bump that a crash cut short.
+// A store and a pool that do not belong together are ErrDamaged, and nothing is touched.
+func (s *Session) Pair(ctx context.Context) error {
+	return s.withPoolLock(ctx, func() error {
+		_, err := s.pairLocked(ctx)
+		return err
+	})
+}
+
+// pairLocked is Pair with the pool lock held. It returns the record that it compared.
+func (s *Session) pairLocked(ctx context.Context) (metadata.Pool, error) {
+	var record metadata.Pool
+	err := s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
+		record, err = tx.Pool()
+		return err
+	})
+	if err != nil {
+		return record, err
+	}
+	st, err := s.Thin.Status()
+	if err != nil {
+		return record, kernelError(err)
+	}
+	if record.UUID != s.p.record.UUID {
+		return record, s.p.mispaired("the record store is another pool's, %s instead of %s", record.UUID, s.p.record.UUID)
+	}
+	switch {
+	case st.TransactionID == record.TransactionID:
+	case st.TransactionID+1 == record.TransactionID && record.Pending:
+		if err := s.setTransactionID(st.TransactionID, record.TransactionID); err != nil {
+			return record, err
+		}
+		if err := pointPairRolled.Hit(); err != nil {
+			return record, err
+		}
+	default:
+		return record, s.p.mispaired("the record store says transaction %#x, the pool %#x", record.TransactionID, st.TransactionID)
+	}
+	if !record.Pending {
+		return record, nil
+	}
+	record.Pending = false
+	return record, s.clearPending(ctx, record.TransactionID)
+}
+
+// bump raises the transaction id on both sides: the store first, with pending, then the pool by
+// compare and swap, then pending goes in a transaction of its own. The pool lock is held and both
+// sides have just been compared.
+func (s *Session) bump(ctx context.Context, change func(*metadata.Pool)) error {
+	var id uint64
+	err := s.Records.Update(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		r.TransactionID++
+		r.Pending = true
+		id = r.TransactionID
+		change(&r)
+		return tx.PutPool(r)
+	})
+	if err != nil {
+		return err
+	}
+	if err := pointReserveStored.Hit(); err != nil {
+		return err
+	}
+	if err := s.setTransactionID(id-1, id); err != nil {
+		return err
+	}
+	if err := pointReserveBumped.Hit(); err != nil {
+		return err
+	}
+	return s.clearPending(ctx, id)
+}
+
+// setTransactionID is the compare and swap, and the look at the status that shows that it was
+// committed.
+func (s *Session) setTransactionID(old, new uint64) error {
+	if err := s.Thin.SetTransactionID(old, new); err != nil {
+		return fmt.Errorf("pool %q: %w", s.p.files.name, kernelError(err))
+	}
+	st, err := s.Thin.Status()
+	if err != nil {
+		return kernelError(err)
+	}
+	if st.TransactionID != new || !st.Commits() {
+		return s.p.unwritable(st)
+	}
+	return nil
+}
+
+func (s *Session) clearPending(ctx context.Context, id uint64) error {
+	return s.Records.Update(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		if err != nil || r.TransactionID != id {
+			return err
+		}
+		r.Pending = false
+		return tx.PutPool(r)
+	})
+}
+
+func (p *Pool) mispaired(format string, args ...any) error {
+	err := fmt.Errorf("pool %q: the record store and the pool do not belong together: %s: %w", p.files.name, fmt.Sprintf(format, args...), errs.ErrDamaged)
+	return errs.WithHint(err, "one of the two was restored from a copy or belongs to somebody else; put its counterpart back. Nothing was changed")
+}

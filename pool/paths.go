@@ -1,0 +1,77 @@
+package pool
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+var nameGrammar = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
+
+// ValidateName checks a name of a pool, node or volume against the grammar; kind is for the message.
+// A name outside it is ErrInvalid.
+func ValidateName(kind, name string) error {
+	if nameGrammar.MatchString(name) {
+		return nil
+	}
+	return errs.WithHint(fmt.Errorf("%s name %q: %w", kind, name, errs.ErrInvalid),
+		"a name starts with a letter or digit and has up to 128 letters, digits, '_', '.' and '-'")
+}
+
+// files are the places of one pool.
+type files struct {
+	dirs Dirs
+	name string
+}
+
+func (f files) poolsDir() string  { return filepath.Join(f.dirs.Root, "pools") }
+func (f files) dir() string       { return filepath.Join(f.poolsDir(), f.name) }
+func (f files) store() string     { return filepath.Join(f.dir(), "records.db") }
+func (f files) data() string      { return filepath.Join(f.dir(), "data") }
+func (f files) metadata() string  { return filepath.Join(f.dir(), "metadata") }
+func (f files) blobs() string     { return filepath.Join(f.dir(), "blobs") }
+func (f files) lock() string      { return filepath.Join(f.dirs.Run, "lock", f.name) }
+func (f files) deviceDir() string { return filepath.Join(f.dirs.Run, "dev", f.name) }
+func (f files) mountDir() string  { return filepath.Join(f.dirs.Run, "mnt", f.name) }
+
+// state is the folder of what must not outlive the machine's uptime. It belongs to the pool's UUID,
+// because a pool of the same name under another root may share the run directory.
+func (f files) state(uuid string) string { return filepath.Join(f.dirs.Run, "state", uuid) }
+
+// The suffixes of a pool's own devices; a thin device's is its id.
+const (
+	suffixPool     = "pool"
+	suffixMetadata = "metadata"
+)
+
+// labelID is the thin device that says which pool this is.
+const labelID = 0
+
+func uuidPrefix(pool string) string { return "DMLAYER-" + pool + "-" }
+
+func deviceUUID(pool, suffix string) devmapper.UUID {
+	return devmapper.UUID(uuidPrefix(pool) + suffix)
+}
+
+// deviceName is short because people read it; the UUID is what identifies.
+func deviceName(pool, suffix string) devmapper.Name {
+	return devmapper.Name("dmlayer-" + pool[:12] + "-" + suffix)
+}
+
+func idSuffix(id metadata.ThinID) string { return strconv.FormatUint(uint64(id), 10) }
+
+// makeDirs makes the directories that hold a pool, private to root.
+func makeDirs(dirs ...string) error {
+	for _, d := range dirs {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+	}
+	return nil
+}

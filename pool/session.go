@@ -1,0 +1,269 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"slices"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/lockfile"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+// The ranges of the lock file. Ids lie at their own offset.
+const (
+	offsetStartStop = 1<<32 + iota
+	offsetPool
+	offsetStore
+	offsetChain = 1 << 40
+	chainSpan   = 1 << 40
+)
+
+func at(offset int64) lockfile.Range { return lockfile.Range{Start: offset, Len: 1} }
+
+// Pool is a pool of which the record has been read. It is safe for concurrent use; what it does is
+// done in Sessions.
+type Pool struct {
+	files  files
+	dm     *devmapper.Client
+	locks  *lockfile.File
+	log    *slog.Logger
+	record metadata.Pool // as it was when the pool was opened: only what never changes is used
+}
+
+// Open reads the pool's record. It starts nothing; a pool that died while it was being made or
+// destroyed is cleaned up, and is ErrNotFound.
+func Open(ctx context.Context, dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
+	p, err := open(dirs, name, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.load(ctx); err != nil {
+		_ = p.Close()
+		return nil, err
+	}
+	return p, nil
+}
+
+// open prepares a Pool whose record has not been read.
+func open(dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
+	if err := ValidateName("pool", name); err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	p := &Pool{files: files{dirs, name}, log: log}
+	dm, err := devmapper.Open()
+	if err != nil {
+		return nil, kernelError(err)
+	}
+	p.dm = dm
+	p.locks = lockfile.Open(p.files.lock())
+	return p, nil
+}
+
+// Close releases what Open took. Sessions must have ended.
+func (p *Pool) Close() error { return p.dm.Close() }
+
+// Name returns the pool's name.
+func (p *Pool) Name() string { return p.files.name }
+
+// UUID returns the pool's UUID.
+func (p *Pool) UUID() string { return p.record.UUID }
+
+// Record returns the record as it was when the pool was opened. Settings do not change; the
+// transaction id and the window of thin ids do.
+func (p *Pool) Record() metadata.Pool { return p.record }
+
+// Devmapper returns the pool's client, which counts the ioctls.
+func (p *Pool) Devmapper() *devmapper.Client { return p.dm }
+
+// StateDir returns the folder for what must not outlive the machine's uptime.
+func (p *Pool) StateDir() string { return p.files.state(p.record.UUID) }
+
+// DeviceDir returns the folder of the links that are promised to users.
+func (p *Pool) DeviceDir() string { return p.files.deviceDir() }
+
+// MountDir returns the folder of the default mount points.
+func (p *Pool) MountDir() string { return p.files.mountDir() }
+
+// BlobDir returns the folder of the side files of nodes.
+func (p *Pool) BlobDir() string { return p.files.blobs() }
+
+// DeviceUUID returns the dm UUID of a thin device, which is the same however it is activated, so
+// that the kernel refuses a second activation.
+func (p *Pool) DeviceUUID(id metadata.ThinID) devmapper.UUID {
+	return deviceUUID(p.record.UUID, idSuffix(id))
+}
+
+// DeviceName returns the dm name of a thin device.
+func (p *Pool) DeviceName(id metadata.ThinID) devmapper.Name {
+	return deviceName(p.record.UUID, idSuffix(id))
+}
+
+// Session is one operation on a pool: one holder of locks. It is not safe for concurrent use; take
+// one per goroutine.
+type Session struct {
+	p       *Pool
+	holder  *lockfile.Holder
+	Records *metadata.Store
+	Thin    *thinpool.Pool
+	Device  devmapper.DevNum    // of the pool
+	Status  thinpool.PoolStatus // as it was when the session began
+}
+
+// session returns a holder without any lock.
+func (p *Pool) session(ctx context.Context) (*Session, error) {
+	h, err := p.locks.Holder(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("pool %q: %w", p.files.name, err)
+	}
+	s := &Session{p: p, holder: h}
+	s.Records = metadata.New(p.files.store(), s)
+	return s, nil
+}
+
+// LockStore is the store's lock, for package metadata.
+func (s *Session) LockStore(ctx context.Context, shared bool) (func(), error) {
+	mode := lockfile.Exclusive
+	if shared {
+		mode = lockfile.Shared
+	}
+	if err := s.holder.Lock(ctx, at(offsetStore), mode); err != nil {
+		return nil, err
+	}
+	return func() { s.unlock(offsetStore) }, nil
+}
+
+// Reader returns a session that can only read the records: it holds no lock and no pool need run.
+func (p *Pool) Reader(ctx context.Context) (*Session, error) { return p.session(ctx) }
+
+// Enter begins an operation: it holds the start/stop lock shared and makes sure that the pool runs.
+func (p *Pool) Enter(ctx context.Context) (*Session, error) {
+	s, err := p.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.enter(ctx); err != nil {
+		s.Exit()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Session) enter(ctx context.Context) error {
+	for {
+		if err := s.holder.Lock(ctx, at(offsetStartStop), lockfile.Shared); err != nil {
+			return fmt.Errorf("pool %q: %w", s.p.files.name, err)
+		}
+		err := s.look()
+		if err == nil || !errors.Is(err, devmapper.ErrNotFound) {
+			return kernelError(err)
+		}
+		// Never upgraded: two who upgrade wait for each other.
+		s.unlock(offsetStartStop)
+		if err := s.startLocked(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// look finds the running pool.
+func (s *Session) look() error {
+	ref := devmapper.ByUUID(deviceUUID(s.p.record.UUID, suffixPool))
+	thin := thinpool.NewPool(s.p.dm, ref)
+	st, info, err := thin.StatusInfo()
+	if errors.Is(err, thinpool.ErrWrongTarget) && !info.Active {
+		return devmapper.ErrNotFound // made but never resumed: its maker died
+	}
+	if err != nil {
+		return err
+	}
+	s.Thin, s.Device, s.Status = thin, info.Dev, st
+	return nil
+}
+
+// startLocked starts the pool under the exclusive lock, which it gives back.
+func (s *Session) startLocked(ctx context.Context) error {
+	if err := s.holder.Lock(ctx, at(offsetStartStop), lockfile.Exclusive); err != nil {
+		return fmt.Errorf("start pool %q: %w", s.p.files.name, err)
+	}
+	defer s.unlock(offsetStartStop)
+	if err := s.look(); err == nil || !errors.Is(err, devmapper.ErrNotFound) {
+		return kernelError(err)
+	}
+	return s.start(ctx)
+}
+
+// Exit ends the operation and drops every lock it still holds.
+func (s *Session) Exit() { _ = s.holder.Close() }
+
+// Writable tells whether the pool takes messages: ErrDamaged where it does not.
+func (s *Session) Writable() error {
+	if s.Status.Commits() {
+		return nil
+	}
+	return s.p.unwritable(s.Status)
+}
+
+func (p *Pool) unwritable(st thinpool.PoolStatus) error {
+	err := fmt.Errorf("pool %q is %s: %w", p.files.name, stateOf(st), errs.ErrDamaged)
+	return errs.WithHint(err, "dmlayer pool inspect "+p.files.name+" tells what the kernel says; reading still works")
+}
+
+// LockIDs takes the locks of nodes by their thin ids, in ascending order.
+func (s *Session) LockIDs(ctx context.Context, ids ...metadata.ThinID) error {
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		if err := s.holder.Lock(ctx, at(int64(id)), lockfile.Exclusive); err != nil {
+			return fmt.Errorf("lock thin id %d: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// TryLockID takes the lock of a thin id if nobody has it.
+func (s *Session) TryLockID(id metadata.ThinID) (bool, error) {
+	ok, err := s.holder.TryLock(at(int64(id)), lockfile.Exclusive)
+	if err != nil {
+		return false, fmt.Errorf("lock thin id %d: %w", id, err)
+	}
+	return ok, nil
+}
+
+// UnlockID gives the lock of a thin id back.
+func (s *Session) UnlockID(id metadata.ThinID) { s.unlock(int64(id)) }
+
+// LockChain keeps others from making the layer of that name at the same time. It comes before every
+// other lock, so it is a holder of its own.
+func (p *Pool) LockChain(ctx context.Context, name string) (unlock func(), err error) {
+	h, err := p.locks.Holder(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("lock chain %q: %w", name, err)
+	}
+	hash := fnv.New64a()
+	_, _ = hash.Write([]byte(name))
+	if err := h.Lock(ctx, at(offsetChain+int64(hash.Sum64()%chainSpan)), lockfile.Exclusive); err != nil {
+		_ = h.Close()
+		return nil, fmt.Errorf("lock chain %q: %w", name, err)
+	}
+	return func() { _ = h.Close() }, nil
+}
+
+// withPoolLock runs fn, which must be short, under the pool-wide lock.
+func (s *Session) withPoolLock(ctx context.Context, fn func() error) error {
+	if err := s.holder.Lock(ctx, at(offsetPool), lockfile.Exclusive); err != nil {
+		return fmt.Errorf("pool %q: %w", s.p.files.name, err)
+	}
+	defer s.unlock(offsetPool)
+	return fn()
+}
+
+// unlock cannot fail on a description that is open; closing it drops the lock in any case.
+func (s *Session) unlock(offset int64) { _ = s.holder.Unlock(at(offset)) }

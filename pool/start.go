@@ -1,0 +1,279 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+var (
+	pointStartAttached  = fault.New("pool.start.attached")
+	pointStartActivated = fault.New("pool.start.activated")
+	pointStopDevices    = fault.New("pool.stop.devices")
+)
+
+// lowWater is the number of free blocks, in percent, below which the kernel sends an event.
+const lowWaterPercent = 20
+
+// Start makes a pool run. One that runs is no error.
+func Start(ctx context.Context, dirs Dirs, name string) error {
+	p, err := Open(ctx, dirs, name, nil)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, err := p.Enter(ctx)
+	if err != nil {
+		return err
+	}
+	s.Exit()
+	return nil
+}
+
+// start activates the pool and pairs it with the store. The start/stop lock is held exclusively and
+// the pool does not run.
+func (s *Session) start(ctx context.Context) (err error) {
+	p := s.p
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start pool %q: %w", p.files.name, kernelError(err))
+		}
+	}()
+	if err := s.readRecord(ctx); err != nil { // it may have been destroyed while we waited
+		return p.notFound(err)
+	}
+	if p.record.State != metadata.PoolReady {
+		return p.notFound(errs.ErrNotFound)
+	}
+	b, err := backingOf(p.record)
+	if err != nil {
+		return err
+	}
+	if err := s.activate(ctx, b); err != nil {
+		return err
+	}
+	err = s.meet(ctx)
+	if err == nil {
+		return nil
+	}
+	undo, cancel := undoContext(ctx)
+	defer cancel()
+	return errors.Join(err, s.deactivateAll(undo), b.detached(undo))
+}
+
+// meet checks that the pool that was just activated is ours, and marks the start.
+func (s *Session) meet(ctx context.Context) error {
+	if err := pointStartActivated.Hit(); err != nil {
+		return err
+	}
+	return s.withPoolLock(ctx, func() error {
+		if _, err := s.pairLocked(ctx); err != nil {
+			return err
+		}
+		if err := s.checkLabel(); err != nil {
+			return err
+		}
+		return s.bump(ctx, func(*metadata.Pool) {})
+	})
+}
+
+// activate brings the pool's devices up from its backing. Of a pool that should exist the superblock
+// is looked at first: the kernel would format a blank one.
+func (s *Session) activate(ctx context.Context, b backing) error {
+	p := s.p
+	if err := makeDirs(p.StateDir()); err != nil {
+		return err
+	}
+	a, err := b.attach(ctx)
+	if err != nil {
+		return err
+	}
+	defer a.close() // from here on the tables hold the devices
+	if err := pointStartAttached.Hit(); err != nil {
+		return err
+	}
+	if p.record.State != metadata.PoolCreating {
+		if err := p.checkSuperblock(a.metadataPath); err != nil {
+			return err
+		}
+	}
+	meta, err := p.activateMetadata(a)
+	if err != nil {
+		return err
+	}
+	table := p.table(meta, a.data, a.dataSize)
+	length := devmapper.SectorsOf(uint64(a.dataSize / p.record.BlockSize * p.record.BlockSize))
+	uuid := deviceUUID(p.record.UUID, suffixPool)
+	if err := p.removeDevice(uuid); err != nil { // of a start that died before the resume
+		return err
+	}
+	info, err := thinpool.ActivatePool(p.dm, deviceName(p.record.UUID, suffixPool), uuid, length, table)
+	if err != nil {
+		return errors.Join(err, p.removeDevice(deviceUUID(p.record.UUID, suffixMetadata)))
+	}
+	s.Device = info.Dev
+	s.Thin = thinpool.NewPool(p.dm, devmapper.ByUUID(uuid))
+	if s.Status, err = s.Thin.Status(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// activateMetadata puts a linear device over the metadata backing, less the part that is held back.
+func (p *Pool) activateMetadata(a attached) (devmapper.DevNum, error) {
+	uuid := deviceUUID(p.record.UUID, suffixMetadata)
+	size := devmapper.SectorsOf(uint64(a.metadataSize-p.record.Backing.MetadataHeld) &^ 4095)
+	// What a start that died left is made anew, so that it is known to be right.
+	if err := p.removeDevice(uuid); err != nil {
+		return devmapper.DevNum{}, err
+	}
+	if _, err := p.dm.Create(deviceName(p.record.UUID, suffixMetadata), uuid); err != nil {
+		return devmapper.DevNum{}, err
+	}
+	ref := devmapper.ByUUID(uuid)
+	err := p.dm.Load(ref, devmapper.LoadOptions{}, devmapper.Target{Length: size, Type: "linear", Params: a.metadata.String() + " 0"})
+	var info devmapper.Info
+	if err == nil {
+		info, err = p.dm.Resume(ref, devmapper.ResumeOptions{})
+	}
+	if err != nil {
+		return devmapper.DevNum{}, errors.Join(err, p.removeDevice(uuid))
+	}
+	return info.Dev, nil
+}
+
+func (p *Pool) table(meta, data devmapper.DevNum, dataSize int64) thinpool.PoolTable {
+	blocks := uint64(dataSize / p.record.BlockSize)
+	return thinpool.PoolTable{
+		Metadata: meta, Data: data,
+		BlockSize:         devmapper.SectorsOf(uint64(p.record.BlockSize)),
+		LowWater:          blocks * lowWaterPercent / 100,
+		SkipBlockZeroing:  p.record.NoZero,
+		IgnoreDiscard:     p.record.Discard == "ignore",
+		NoDiscardPassdown: p.record.Discard == "nopassdown",
+		ErrorIfNoSpace:    true, // nothing grows the pool by itself: a full one gives errors, never a hang
+	}
+}
+
+// checkSuperblock refuses to activate what is no thin pool, or another one.
+func (p *Pool) checkSuperblock(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sb, err := thinmeta.ReadSuperblock(f)
+	if err != nil {
+		return errs.WithHint(fmt.Errorf("metadata of pool %q: %w: %w", p.files.name, err, errs.ErrDamaged),
+			"the metadata file was replaced or damaged; put a copy back. Nothing was changed")
+	}
+	if sb.NeedsCheck {
+		return errs.WithHint(fmt.Errorf("metadata of pool %q needs a check: %w", p.files.name, errs.ErrDamaged),
+			"thin_check and, if it finds damage, thin_repair on "+p.record.Backing.MetadataFile)
+	}
+	if got := int64(sb.DataBlockSize) * int64(devmapper.SectorSize); got != p.record.BlockSize {
+		return p.mispaired("blocks of %d bytes, the record says %d", got, p.record.BlockSize)
+	}
+	return nil
+}
+
+// snapshotsTaken returns the pool's count of create_snap messages from the live superblock, which
+// the kernel writes at each commit and never gives otherwise.
+func (p *Pool) snapshotsTaken(r metadata.Pool) (uint64, error) {
+	info, err := p.dm.Info(devmapper.ByUUID(deviceUUID(p.record.UUID, suffixMetadata)))
+	if err != nil {
+		return 0, fmt.Errorf("metadata device of pool %q: %w", p.files.name, kernelError(err))
+	}
+	sb, err := readLiveSuperblock(info.Dev)
+	if err != nil {
+		return 0, fmt.Errorf("superblock of pool %q: %w", p.files.name, err)
+	}
+	return max(r.SnapshotsTaken, uint64(sb.Time)), nil
+}
+
+// Stop deactivates a pool in order. While anything of it is in use it is ErrBusy, names who, and has
+// stopped nothing.
+func Stop(ctx context.Context, dirs Dirs, name string) error {
+	p, err := Open(ctx, dirs, name, nil)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	s, err := p.exclusive(ctx, "stop")
+	if err != nil {
+		return err
+	}
+	defer s.Exit()
+	if err := s.idle(ctx); err != nil {
+		return fmt.Errorf("stop pool %q: %w", name, err)
+	}
+	if err := s.deactivateAll(ctx); err != nil {
+		return fmt.Errorf("stop pool %q: %w", name, err)
+	}
+	b, err := backingOf(p.record)
+	if err != nil {
+		return err
+	}
+	if err := b.detached(ctx); err != nil {
+		return fmt.Errorf("stop pool %q: %w", name, err)
+	}
+	return nil
+}
+
+// deactivateAll removes the pool's dm devices: thin devices first, then the pool, then what lies
+// under it. The start/stop lock is held exclusively, so nobody makes new ones.
+func (s *Session) deactivateAll(ctx context.Context) error {
+	p := s.p
+	list, err := p.dm.List(devmapper.UUID(uuidPrefix(p.record.UUID)))
+	if err != nil {
+		return kernelError(err)
+	}
+	own := []devmapper.UUID{deviceUUID(p.record.UUID, suffixPool), deviceUUID(p.record.UUID, suffixMetadata)}
+	for _, d := range list {
+		if d.UUID == own[0] || d.UUID == own[1] {
+			continue
+		}
+		if err := p.removeDevice(d.UUID); err != nil {
+			return err
+		}
+	}
+	if err := pointStopDevices.Hit(); err != nil {
+		return err
+	}
+	for _, uuid := range own {
+		if err := p.removeDevice(uuid); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// removeDevice removes one dm device; one that is not there is no error.
+func (p *Pool) removeDevice(uuid devmapper.UUID) error {
+	_, err := p.dm.Remove(devmapper.ByUUID(uuid), devmapper.RemoveOptions{})
+	if err == nil || errors.Is(err, devmapper.ErrNotFound) {
+		return nil
+	}
+	return kernelError(err)
+}
+
+// idle tells whether anything uses the pool's thin devices: ErrBusy with the users' names.
+func (s *Session) idle(ctx context.Context) error {
+	users, err := s.p.users(ctx)
+	if err != nil {
+		return err
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	err = fmt.Errorf("in use: %s: %w", joinUsers(users), errs.ErrBusy)
+	return errs.WithHint(err, "unmount or detach them first")
+}

@@ -1,0 +1,150 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+const metadataBlock = 4096 // bytes; the kernel's unit of metadata
+
+// List returns the names of the pools under the root, sorted.
+func List(_ context.Context, dirs Dirs) ([]string, error) {
+	entries, err := os.ReadDir(files{dirs: dirs}.poolsDir())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("list pools: %w", err)
+	}
+	names := []string{}
+	for _, e := range entries {
+		if _, err := os.Stat(files{dirs, e.Name()}.store()); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// Inspect tells what a pool is and how it is, without starting it.
+func Inspect(ctx context.Context, dirs Dirs, name string) (Status, error) {
+	p, err := Open(ctx, dirs, name, nil)
+	if err != nil {
+		return Status{}, err
+	}
+	defer p.Close()
+	return p.Inspect(ctx)
+}
+
+// Inspect tells what the pool is and how it is, without starting it.
+func (p *Pool) Inspect(ctx context.Context) (Status, error) {
+	s, err := p.session(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	defer s.Exit()
+	var st Status
+	var record metadata.Pool
+	err = s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
+		if record, err = tx.Pool(); err != nil {
+			return err
+		}
+		return tx.Nodes(func(n metadata.Node) error {
+			st.count(n.Kind)
+			return nil
+		})
+	})
+	if err != nil {
+		return st, p.notFound(err)
+	}
+	st.describe(record)
+	err = s.look()
+	switch {
+	case errors.Is(err, devmapper.ErrNotFound):
+		st.State = StateInactive
+		return st, nil
+	case err != nil:
+		return st, fmt.Errorf("inspect pool %q: %w", p.files.name, kernelError(err))
+	}
+	if err := p.measure(ctx, &st, record, s.Status); err != nil {
+		return st, fmt.Errorf("inspect pool %q: %w", p.files.name, err)
+	}
+	return st, nil
+}
+
+func (st *Status) count(k metadata.Kind) {
+	switch k {
+	case metadata.KindLayer:
+		st.Layers++
+	case metadata.KindSnapshot:
+		st.Snapshots++
+	case metadata.KindVolume:
+		st.Volumes++
+	}
+}
+
+func (st *Status) describe(r metadata.Pool) {
+	st.Name, st.UUID, st.Backing, st.FS = r.Name, r.UUID, r.Backing.Type, r.FS
+	st.BaseSize, st.BlockSize = r.BaseSize, r.BlockSize
+	st.Discard, st.Zero, st.Created = r.Discard, !r.NoZero, r.Created
+	st.MkfsOptions, st.MountOptions = orEmpty(r.MkfsOptions), orEmpty(r.MountOptions)
+	st.TransactionID, st.SnapshotsTaken = &r.TransactionID, &r.SnapshotsTaken
+	st.DataFile, st.MetadataFile = r.Backing.DataFile, r.Backing.MetadataFile
+}
+
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
+}
+
+// measure adds what only a running pool tells.
+func (p *Pool) measure(ctx context.Context, st *Status, r metadata.Pool, k thinpool.PoolStatus) error {
+	st.State = stateOf(k)
+	if st.State == StateFailed {
+		return nil
+	}
+	bytes := func(n uint64, unit int64) *int64 { v := int64(n) * unit; return &v }
+	st.DataUsed, st.DataTotal = bytes(k.UsedData, r.BlockSize), bytes(k.TotalData, r.BlockSize)
+	st.MetadataUsed, st.MetadataTotal = bytes(k.UsedMetadata, metadataBlock), bytes(k.TotalMetadata, metadataBlock)
+	st.TransactionID = &k.TransactionID
+	taken, err := p.snapshotsTaken(r)
+	if err != nil {
+		return err
+	}
+	st.SnapshotsTaken = &taken
+	b, err := backingOf(r)
+	if err != nil {
+		return err
+	}
+	st.DataDevice, st.MetadataDevice, err = b.paths(ctx)
+	return err
+}
+
+func stateOf(k thinpool.PoolStatus) string {
+	switch {
+	case k.Mode == thinpool.ModeFail || k.Mode == thinpool.ModeError:
+		return StateFailed
+	case k.NeedsCheck:
+		return StateNeedsCheck
+	case k.Mode == thinpool.ModeReadOnly:
+		return StateReadOnly
+	case k.Mode == thinpool.ModeOutOfDataSpace:
+		return StateOutOfDataSpace
+	}
+	return StateActive
+}
+
+// NoSpace is ErrNoSpace where the pool's data device was full when the session began: what needs
+// new blocks cannot be made, deleting works.
+func (s *Session) NoSpace() error {
+	if s.Status.Mode != thinpool.ModeOutOfDataSpace {
+		return nil
+	}
+	err := fmt.Errorf("pool %q is out of data space: %w", s.p.files.name, errs.ErrNoSpace)
+	return errs.WithHint(err, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+}
