@@ -74,31 +74,28 @@ const (
 )
 
 const (
-	flagReadOnly         = 1 << 0
-	flagSuspend          = 1 << 1
-	flagPersistentDev    = 1 << 3
-	flagStatusTable      = 1 << 4
-	flagActivePresent    = 1 << 5
-	flagInactivePresent  = 1 << 6
-	flagBufferFull       = 1 << 8
-	flagSkipLockFS       = 1 << 10
-	flagNoFlush          = 1 << 11
-	flagQueryInactive    = 1 << 12
-	flagUeventGenerated  = 1 << 13
-	flagUUID             = 1 << 14
-	flagSecureData       = 1 << 15
-	flagDataOut          = 1 << 16
-	flagDeferredRemove   = 1 << 17
-	flagInternalSuspend  = 1 << 18
-	listFlagHasUUID      = 1
-	listFlagDoesntHave   = 2
-	firstBuffer          = 16 << 10
-	maxBuffer            = 1 << 30 // the kernel refuses more
-	requestMajor         = 4
-	requestMinor         = 0
-	requestPatch         = 0
-	noEventNr            = 0
-	messageTargetPayload = 8 // struct dm_target_msg before its text
+	flagReadOnly        = 1 << 0
+	flagSuspend         = 1 << 1
+	flagStatusTable     = 1 << 4
+	flagActivePresent   = 1 << 5
+	flagInactivePresent = 1 << 6
+	flagBufferFull      = 1 << 8
+	flagSkipLockFS      = 1 << 10
+	flagNoFlush         = 1 << 11
+	flagQueryInactive   = 1 << 12
+	flagUUID            = 1 << 14
+	flagSecureData      = 1 << 15
+	flagDataOut         = 1 << 16
+	flagDeferredRemove  = 1 << 17
+	flagInternalSuspend = 1 << 18
+	listFlagHasUUID     = 1
+	listFlagDoesntHave  = 2
+	firstBuffer         = 16 << 10
+	maxBuffer           = 1 << 30 // the kernel refuses more
+	requestMajor        = 4
+	requestMinor        = 0
+	requestPatch        = 0
+	noEventNr           = 0
 )
 
 // Versions of the interface that brought what the package uses.

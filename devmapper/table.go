@@ -70,7 +70,7 @@ func (c *Client) Load(ref Ref, o LoadOptions, targets ...Target) error {
 }
 
 // encodeTargets writes the specifications one after the other, each with the
-// distance to the next.
+// distance to the next; the kernel does not look at the last one's.
 func encodeTargets(targets []Target) ([]byte, error) {
 	if len(targets) == 0 {
 		return nil, fmt.Errorf("table without targets: %w", ErrInvalid)
@@ -84,9 +84,7 @@ func encodeTargets(targets []Target) ([]byte, error) {
 		ne := binary.NativeEndian
 		ne.PutUint64(spec[0:], uint64(t.Start))
 		ne.PutUint64(spec[8:], uint64(t.Length))
-		if i < len(targets)-1 {
-			ne.PutUint32(spec[20:], uint32(len(spec)))
-		}
+		ne.PutUint32(spec[20:], uint32(len(spec)))
 		copy(spec[24:24+typeLen-1], t.Type)
 		copy(spec[specSize:], t.Params)
 		b = append(b, spec...)
