@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"path/filepath"
 	"slices"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -59,6 +60,9 @@ func open(dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool{files: files{dirs, name}, log: log}
+	if err := makeDirs(filepath.Dir(p.files.lock())); err != nil {
+		return nil, err
+	}
 	dm, err := devmapper.Open()
 	if err != nil {
 		return nil, kernelError(err)

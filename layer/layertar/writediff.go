@@ -263,7 +263,7 @@ func header(n *node) (*tar.Header, error) {
 
 // completeLinks adds the unchanged paths that share an inode with a changed one.
 func (d *diffWriter) completeLinks(found map[string]Change) error {
-	missing := map[uint64]uint64{} // inode -> links that are not among the changes
+	missing := map[uint64]uint64{}     // inode -> links that are not among the changes
 	for _, c := range inOrder(found) { // neighbours in the tree one after the other
 		if c.Kind == Deleted {
 			continue
