@@ -1,0 +1,135 @@
+package image
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+// mediaTypeDockerEntry is what an Image's Manifest is where the archive had no OCI manifest: the image's
+// entry in manifest.json.
+const mediaTypeDockerEntry = "application/vnd.dmlayer.docker-archive.entry+json"
+
+// dockerEntry is an image in the manifest.json of a docker save archive.
+type dockerEntry struct {
+	Config       string
+	RepoTags     []string
+	Layers       []string
+	LayerSources map[digest.Digest]ocispec.Descriptor
+}
+
+// readDocker reads the images of manifest.json; none, without an error, where there is no such file or
+// it is empty.
+func readDocker(ctx context.Context, t tree, oci *ociReader) ([]*archived, error) {
+	data, err := readDocument(t, "manifest.json")
+	if errors.Is(err, errMissing) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var entries []json.RawMessage
+	if err := parseDocument("manifest.json", data, &entries); err != nil {
+		return nil, err
+	}
+	if len(entries) > maxImages {
+		return nil, damaged("image archive: manifest.json: %d images are too many", len(entries))
+	}
+	var images []*archived
+	for _, raw := range entries {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		a, err := readDockerEntry(ctx, t, raw, oci)
+		if err != nil {
+			return nil, err
+		}
+		images = append(images, a)
+	}
+	return images, nil
+}
+
+func readDockerEntry(ctx context.Context, t tree, raw json.RawMessage, oci *ociReader) (*archived, error) {
+	var e dockerEntry
+	if err := parseDocument("manifest.json", raw, &e); err != nil {
+		return nil, err
+	}
+	if e.Config == "" {
+		return nil, damaged("image archive: manifest.json: an image without a config")
+	}
+	config, err := readDocument(t, e.Config)
+	if err != nil {
+		return nil, err
+	}
+	if want := configDigest(e.Config); want != "" && digest.FromBytes(config) != want {
+		return nil, damaged("image archive: %s has the digest %s", e.Config, digest.FromBytes(config))
+	}
+	a := &archived{manifest: raw, manifestType: mediaTypeDockerEntry}
+	for _, p := range e.Layers {
+		a.layers = append(a.layers, archivedLayer{path: p, blob: spelledDigest(p), size: -1, mediaType: ocispec.MediaTypeImageLayer})
+	}
+	if err := a.use(e.Config, config); err != nil {
+		return nil, err
+	}
+	for i, l := range a.layers {
+		if d, ok := e.LayerSources[l.diffID]; ok && d.Digest == l.blob && d.MediaType != "" {
+			a.layers[i].mediaType = d.MediaType
+		}
+	}
+	if a.refs, err = dockerRefs(e.RepoTags); err != nil {
+		return nil, err
+	}
+	return a, a.useManifestOf(ctx, oci)
+}
+
+func dockerRefs(tags []string) ([]string, error) {
+	var refs []string
+	for _, ref := range tags {
+		if ref == "" || ref == "<none>:<none>" {
+			continue
+		}
+		if _, err := normalize(ref); err != nil {
+			return nil, damaged("image archive: manifest.json: reference %.300q: %v", ref, err)
+		}
+		refs = append(refs, ref)
+	}
+	return refs, nil
+}
+
+// useManifestOf takes over the OCI manifest of the same image where the archive has it too, as those of
+// Docker 25, containerd and nerdctl do: manifest.json has the names, the layout the rest.
+func (a *archived) useManifestOf(ctx context.Context, oci *ociReader) error {
+	m, err := oci.manifestFor(ctx, a.id)
+	if err != nil || m == nil || len(m.manifest.Layers) != len(a.layers) {
+		return err
+	}
+	for i, d := range m.manifest.Layers {
+		if a.layers[i].blob != d.Digest {
+			return nil // the names of other files: not the manifest of these layers
+		}
+	}
+	for i, d := range m.manifest.Layers {
+		a.layers[i].size, a.layers[i].mediaType = d.Size, d.MediaType
+	}
+	a.manifest, a.manifestType = m.raw, m.mediaType
+	if len(a.refs) == 0 && m.ref != "" {
+		a.refs = []string{m.ref}
+	}
+	return nil
+}
+
+var hexName = regexp.MustCompile(`^(?:sha256:)?([0-9a-f]{64})(?:\.json)?$`)
+
+// configDigest returns the digest that the name of a config file spells, or "".
+func configDigest(name string) digest.Digest {
+	if m := hexName.FindStringSubmatch(path.Base(name)); m != nil && !strings.HasPrefix(name, "blobs/sha512/") {
+		return digest.NewDigestFromEncoded(digest.SHA256, m[1])
+	}
+	return ""
+}

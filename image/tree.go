@@ -1,0 +1,99 @@
+package image
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+	"syscall"
+)
+
+// tree is an archive as a set of files: a directory, or the entries of a tar.
+type tree interface {
+	// open returns a file by its slash-separated path; errMissing if there is none.
+	open(name string) (*blob, error)
+	Close() error
+}
+
+// blob is a file of an archive, readable at any place, by several goroutines at once.
+type blob struct {
+	io.ReaderAt
+	size   int64
+	closer io.Closer // nil where the tree owns the file
+}
+
+func (b *blob) Close() error {
+	if b.closer == nil {
+		return nil
+	}
+	return b.closer.Close()
+}
+
+// reader returns the blob's bytes from the start; reading stops with ctx's error when ctx is done.
+func (b *blob) reader(ctx context.Context) io.Reader {
+	return contextReader{ctx, io.NewSectionReader(b.ReaderAt, 0, b.size)}
+}
+
+// contextReader stops reading when its context is done.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (c contextReader) Read(p []byte) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.Read(p)
+}
+
+// cleanName makes a path of an archive relative to its top, and refuses one that leads out of it.
+func cleanName(name string) (string, error) {
+	clean := path.Clean(name)
+	if name == "" || strings.ContainsRune(name, 0) || path.IsAbs(clean) || clean == "." || clean == ".." || strings.HasPrefix(clean, "../") {
+		return "", damaged("image archive: file name %.200q", name)
+	}
+	return clean, nil
+}
+
+// dirTree is an OCI layout or an unpacked docker save archive. Links that lead out of the directory are
+// not followed.
+type dirTree struct{ root *os.Root }
+
+func openDir(dir string) (*dirTree, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open image layout: %w", err)
+	}
+	return &dirTree{root}, nil
+}
+
+func (t *dirTree) Close() error { return t.root.Close() }
+
+func (t *dirTree) open(name string) (*blob, error) {
+	clean, err := cleanName(name)
+	if err != nil {
+		return nil, err
+	}
+	// O_NONBLOCK: opening a FIFO must not wait for its other end.
+	f, err := t.root.OpenFile(clean, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+		return nil, fmt.Errorf("image layout: %s: %w: %w", clean, errMissing, ErrDamaged)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("image layout: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = damaged("%s is no regular file", clean)
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("image layout: %w", err)
+	}
+	return &blob{ReaderAt: f, size: info.Size(), closer: f}, nil
+}
