@@ -1,9 +1,11 @@
 package layertar
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 
 	"github.com/containerd/continuity/fs"
 )
@@ -41,6 +43,9 @@ func (r *root) full(rel string) string { return r.path + rel }
 // where that leads. What does not exist is kept as it is.
 func (r *root) resolve(rel string) (string, error) {
 	p, err := fs.RootPath(r.path, rel)
+	if errno := syscall.Errno(0); err != nil && !errors.As(err, &errno) {
+		return "", invalid("resolve %q: %w", rel, err) // a loop of links, for which there is no sentinel
+	}
 	if err != nil {
 		return "", err
 	}
