@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/run"
 )
 
 // DevNum is the number of a block device.
@@ -95,6 +96,12 @@ func openDevice(path string, write bool, flags int) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// BetweenStarts runs f while this process is not starting a program. A program that is being started has copies of
+// all descriptors; with none around, what f closes (a device, the last file of a mount) is closed when f returns,
+// and the removal of a device in f is not made busy by such a copy of a descriptor that was closed before. f must
+// not start a program.
+func BetweenStarts(f func() error) error { return run.BetweenStarts(f) }
 
 // SizeOf returns the size of an open block device or regular file in bytes.
 func SizeOf(f *os.File) (uint64, error) {

@@ -8,11 +8,11 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/run"
 )
 
 // Detached is a mount that is in no mount namespace: nobody sees it, and it ends with its last
@@ -125,8 +125,8 @@ func (d *Detached) Sync() error { return SyncFS(d.Path()) }
 
 // Close unmounts. What is still open below the mount keeps it. Otherwise the file system is gone and its
 // device closed when Close returns, where nothing else has it mounted: dissolving the mount is work that the kernel
-// does on this thread before the system call returns to it (task_work_add in fput and cleanup_mnt). It may
-// be called more than once.
+// does on this thread before the system call returns to it (task_work_add in fput and cleanup_mnt), and no
+// program that is being started has a copy of the descriptor (see BetweenStarts). It may be called more than once.
 func (d *Detached) Close() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -135,10 +135,7 @@ func (d *Detached) Close() error {
 	}
 	fd := d.fd
 	d.fd = -1
-	// A child between fork and exec has a copy of every descriptor, and would be the last to close this one.
-	syscall.ForkLock.Lock()
-	err := unix.Close(fd)
-	syscall.ForkLock.Unlock()
+	err := run.BetweenStarts(func() error { return unix.Close(fd) })
 	if err != nil && err != unix.EINTR { // Linux closes also when it says EINTR
 		return fail("unmount private mount of", d.dev, err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -65,7 +66,7 @@ func e2fsckArgs(o FsckOptions, dev string) []string {
 
 func xfsRepairArgs(o FsckOptions, dev string) []string {
 	if o.Repair {
-		return []string{dev}
+		return []string{"-e", dev}
 	}
 	return []string{"-n", dev}
 }
@@ -103,28 +104,24 @@ func judgeE2fsck(code int, o FsckOptions, out string, err error) (FsckResult, er
 	return r, nil
 }
 
-// judgeXFSRepair reads the exit code of xfs_repair(8): 0, 1 damage (-n) or a failure, 2 a dirty log, 4 something
-// was repaired (only with -e).
+// xfsFixed is what xfs_repair -e exits with when it repaired something (xfs_repair(8)).
+const xfsFixed = 4
+
+// judgeXFSRepair reads the exit code of xfs_repair(8): 0, 1 damage (-n) or a failure, 2 a dirty log, 4 repaired.
 func judgeXFSRepair(code int, o FsckOptions, out string, err error) (FsckResult, error) {
-	dirty := code == 2 || strings.Contains(out, "valuable metadata changes in a log")
 	switch {
 	case code == 0:
-		// Repairs are only told about: each names what it does.
-		return FsckResult{Clean: true, Fixed: o.Repair && xfsRepaired(out)}, nil
-	case dirty:
+		return FsckResult{Clean: true}, nil
+	case code == xfsFixed && o.Repair:
+		return FsckResult{Clean: true, Fixed: true}, nil
+	case code == 2, strings.Contains(out, "valuable metadata changes in a log"):
 		return FsckResult{}, errs.WithHint(&classed{err, errs.ErrDamaged}, "mount and unmount it once, which replays its log, then check again")
-	case strings.Contains(out, "contains a mounted") || strings.Contains(out, "couldn't open device") || strings.Contains(out, "cannot open"):
+	case textMounted.MatchString(out):
 		return FsckResult{}, &classed{err, errs.ErrBusy}
+	case strings.Contains(out, "No such file"):
+		return FsckResult{}, &classed{err, errs.ErrNotFound}
 	}
 	return FsckResult{}, &classed{err, errs.ErrDamaged}
 }
 
-// xfsRepaired looks for the words with which xfs_repair announces a change.
-func xfsRepaired(out string) bool {
-	for _, word := range []string{"resetting", "correcting", "rebuilding", "clearing", "junking", "will fix", "moving disconnected", "fixing", "marking entry", "cleared"} {
-		if strings.Contains(strings.ToLower(out), word) {
-			return true
-		}
-	}
-	return false
-}
+var textMounted = regexp.MustCompile(`contains a mounted|couldn't open device|resource busy`)

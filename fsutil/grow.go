@@ -142,7 +142,12 @@ func Grow(ctx context.Context, dir string) error {
 func (m *mounted) growTo(blocks uint64) error {
 	fd := int(m.dir.Fd())
 	if m.typ == Ext4 {
-		return ioctl(fd, reqExt4ResizeFS, &blocks)
+		err := ioctl(fd, reqExt4ResizeFS, &blocks)
+		if errors.Is(err, unix.EPERM) {
+			return errs.WithHint(fmt.Errorf("%w: %w", errs.ErrUnsupported, err),
+				"growing ext4 needs CAP_SYS_RESOURCE, and a file system without recorded errors: check it")
+		}
+		return err
 	}
 	var geo xfsGeometryV1
 	if err := ioctl(fd, reqXFSGeometryV1, &geo); err != nil {

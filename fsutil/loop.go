@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/run"
 )
 
 // LoopOptions describes a loop device to attach.
@@ -39,7 +40,7 @@ type Loop struct {
 
 // Close closes File. It detaches an autoclear device that nothing else has open, and no other.
 func (l *Loop) Close() error {
-	if err := l.File.Close(); err != nil && !errors.Is(err, os.ErrClosed) {
+	if err := run.BetweenStarts(l.File.Close); err != nil && !errors.Is(err, os.ErrClosed) {
 		return fail("close", l.Path, errors.Unwrap(err))
 	}
 	return nil

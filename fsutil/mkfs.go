@@ -95,7 +95,8 @@ const (
 )
 
 func ext4Args(o MkfsOptions, size uint64, prezeroed bool) []string {
-	args := []string{"-q", "-F", "-m", "0"}
+	// Blocks of a page also on small devices: they grow, and a pool never gives less than 64 KiB at a time.
+	args := []string{"-q", "-F", "-m", "0", "-b", "4096"}
 	switch {
 	case size >= bigJournalFrom:
 		args = append(args, "-J", "size="+strconv.Itoa(bigJournal))

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/run"
 )
 
 // Mount mounts the file system on dev at dir. Beside the caller's options, ext4 gets errors=remount-ro and
@@ -111,7 +112,10 @@ func Unmount(ctx context.Context, dir string, o UnmountOptions) error {
 	if o.Lazy {
 		flags |= unix.MNT_DETACH
 	}
-	err := retryEINTR(func() error { return unix.Unmount(dir, flags) })
+	// Between starts, so that no copy of a descriptor that was closed already makes it busy.
+	err := run.BetweenStarts(func() error {
+		return retryEINTR(func() error { return unix.Unmount(dir, flags) })
+	})
 	if errors.Is(err, unix.EINVAL) {
 		return errs.WithHint(fail("unmount", dir, err), "nothing is mounted there")
 	}

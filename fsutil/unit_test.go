@@ -93,13 +93,13 @@ func TestMkfsArguments(t *testing.T) {
 		want string
 	}{
 		{"ext4 on a zeroing pool", ext4Args(MkfsOptions{UUID: "u", Label: "l"}, 10*gib, true),
-			"-q -F -m 0 -J size=16 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1 -U u -L l"},
+			"-q -F -m 0 -b 4096 -J size=16 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1 -U u -L l"},
 		{"ext4 elsewhere", ext4Args(MkfsOptions{}, 10*gib, false),
-			"-q -F -m 0 -J size=16 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
+			"-q -F -m 0 -b 4096 -J size=16 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
 		{"large ext4", ext4Args(MkfsOptions{}, 100*gib, false),
-			"-q -F -m 0 -J size=64 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
+			"-q -F -m 0 -b 4096 -J size=64 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
 		{"small ext4", ext4Args(MkfsOptions{}, gib/16, false),
-			"-q -F -m 0 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
+			"-q -F -m 0 -b 4096 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
 		{"xfs", xfsArgs(MkfsOptions{UUID: "u", Label: "l"}), "-q -f -K -m uuid=u -L l"},
 	} {
 		if got := strings.Join(tc.got, " "); got != tc.want {

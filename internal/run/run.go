@@ -122,7 +122,7 @@ func Do(ctx context.Context, c Cmd) (Result, error) {
 	}
 	cmd.Cancel = func() error { return group.end(cmd.Process.Pid) }
 	cmd.WaitDelay = 2 * grace // a daemon that kept our pipes must not hold us
-	if err := cmd.Start(); err != nil {
+	if err := start(cmd); err != nil {
 		return Result{}, fmt.Errorf("start %s: %w", c.Program, err)
 	}
 	started.Add(1)
