@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dmlayer/dmlayer/image"
+	"github.com/dmlayer/dmlayer/layer"
+)
+
+func (a *app) newImageLoad() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "load FILE|DIR|-",
+		Short: "Load images from an archive",
+		Long: `Loads the images of an archive of docker save, of an OCI archive, or of an OCI layout, from a file, a
+directory or standard input (-). Layers may be plain, gzip or zstd. Prints each reference loaded, a
+line each, as the archive spells it; an image without a reference by its id.
+
+Nothing is kept of an archive that is damaged or whose load is interrupted. Streams and compressed
+archives are unpacked below $TMPDIR first.`,
+		Example: "  dmlayer image load app.tar\n  docker save app:latest | dmlayer image load -",
+		Args:    args(1, 1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			source := args[0]
+			if source == "" {
+				return usagef("image load: the file's name is empty")
+			}
+			if source == "-" && isTerminal(a.in) {
+				return &usageError{"image load: will not read an archive from a terminal", "name a file, or redirect standard input"}
+			}
+			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
+				return a.runImageLoad(ctx, s, source)
+			})
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveDefault
+		},
+	}
+	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
+}
+
+func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source string) error {
+	progress := &loadProgress{out: a.err, silent: a.flags.quiet, terminal: isTerminal(a.err), now: a.now}
+	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: newStream(ctx, a.in), Progress: progress.show})
+	progress.end()
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	for _, l := range loaded {
+		b.WriteString(l.String() + "\n")
+	}
+	return a.print(b.String())
+}
+
+// stream is an input that the end of a context ends, even where it gives nothing.
+type stream struct {
+	ctx  context.Context
+	from io.Reader
+	to   *io.PipeReader
+}
+
+// newStream begins to read with the first Read.
+func newStream(ctx context.Context, from io.Reader) io.Reader { return &stream{ctx: ctx, from: from} }
+
+func (s *stream) Read(p []byte) (int, error) {
+	if s.to == nil {
+		r, w := io.Pipe()
+		s.to = r
+		go func() {
+			_, err := io.Copy(w, s.from)
+			w.CloseWithError(err)
+		}()
+		context.AfterFunc(s.ctx, func() { w.CloseWithError(context.Cause(s.ctx)) })
+	}
+	return s.to.Read(p)
+}
+
+// loadProgress tells on standard error how far a load is: a line that changes on a terminal, a line
+// for each finished layer elsewhere.
+type loadProgress struct {
+	out              io.Writer
+	silent, terminal bool
+	now              func() time.Time
+
+	drawn bool // the terminal's line has something on it
+	last  time.Time
+}
+
+// redraw is how often the line on a terminal changes.
+const redraw = 100 * time.Millisecond
+
+func (p *loadProgress) show(e image.Event) {
+	if p.silent {
+		return
+	}
+	for _, w := range e.Warnings {
+		p.line(fmt.Sprintf("%s: warning: %s", shortName(e.Layer), w))
+	}
+	if len(e.Warnings) > 0 {
+		return
+	}
+	name := shortName(e.Layer)
+	switch {
+	case e.Stage == image.StageExists:
+		p.line(name + ": exists")
+	case e.Stage == image.StageUnpack && e.Done >= e.Total:
+		p.line(fmt.Sprintf("%s: unpacked %s", name, humanSize(e.Total)))
+	case p.terminal && p.now().Sub(p.last) >= redraw:
+		p.last, p.drawn = p.now(), true
+		fmt.Fprintf(p.out, "\r\x1b[K%s: %s %s", name, stageWord(e.Stage), used(&e.Done, &e.Total))
+	}
+}
+
+func stageWord(s image.Stage) string {
+	if s == image.StageVerify {
+		return "verifying"
+	}
+	return "unpacking"
+}
+
+// line prints a line that stays.
+func (p *loadProgress) line(text string) {
+	p.end()
+	fmt.Fprintln(p.out, text)
+}
+
+// end clears the line that changes.
+func (p *loadProgress) end() {
+	if p.drawn {
+		fmt.Fprint(p.out, "\r\x1b[K")
+		p.drawn = false
+	}
+}

@@ -1,0 +1,86 @@
+package cli
+
+import (
+	"context"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dmlayer/dmlayer/layer"
+)
+
+// nodeDetails is a node as inspect prints it: the record of ls and what does not fit a line.
+type nodeDetails struct {
+	nodeRecord
+	FS          string            `json:"fs"`
+	Mountpoints []string          `json:"mountpoints"`
+	Claims      []string          `json:"claims"`
+	Attrs       map[string]string `json:"attrs"`
+	Foreign     bool              `json:"foreign"`
+}
+
+func newNodeDetails(i layer.Info) nodeDetails {
+	d := nodeDetails{nodeRecord: newNodeRecord(i), FS: i.FS, Mountpoints: i.Mountpoints, Claims: i.Claims, Attrs: i.Attrs, Foreign: i.Foreign}
+	if d.Mountpoints == nil {
+		d.Mountpoints = []string{}
+	}
+	if d.Claims == nil {
+		d.Claims = []string{}
+	}
+	if d.Attrs == nil {
+		d.Attrs = map[string]string{}
+	}
+	return d
+}
+
+func (a *app) newInspect() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "inspect NAME",
+		Short: "Show a node as JSON",
+		Long: `Shows one node as one JSON object: what ls --format json prints of it, and more. With --format table
+it is for people to read. An image's name stands for its top layer.`,
+		Example:           "  dmlayer inspect web1\n  dmlayer inspect --format '{{.Parent}}' web1",
+		GroupID:           groupNodes,
+		Args:              args(1, 1),
+		ValidArgsFunction: a.completeNodes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkNode(args[0]); err != nil {
+				return err
+			}
+			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
+				name, err := newFinder(s).node(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				info, err := s.Inspect(ctx, name)
+				if err != nil {
+					return err
+				}
+				d := newNodeDetails(info)
+				return printRecord(a, d, d.Name, true, a.nodeFields(d))
+			})
+		},
+	}
+	return records(exitCodes(cmd, 3, 7, 8))
+}
+
+func (a *app) nodeFields(d nodeDetails) []field {
+	return []field{
+		{"Name", d.Name},
+		{"Kind", d.Kind},
+		{"Parent", orDash(d.Parent)},
+		{"State", d.State},
+		{"Size", humanSize(d.Size)},
+		{"Used", humanSizeOr(d.Used, "not known")},
+		{"Exclusive", humanSizeOr(d.Exclusive, "not known")},
+		{"File system", d.FS},
+		{"Device", orDash(d.Device)},
+		{"Mounted on", orDash(strings.Join(d.Mountpoints, ", "))},
+		{"Claimed by", orDash(strings.Join(d.Claims, ", "))},
+		{"Created", a.age(d.Created)},
+		{"Labels", orDash(formatLabels(d.Labels))},
+		{"Attributes", orDash(formatLabels(d.Attrs))},
+		{"Written by strangers", strconv.FormatBool(d.Foreign)},
+	}
+}

@@ -1,0 +1,75 @@
+package cli
+
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/dmlayer/dmlayer/pool"
+)
+
+// The block sizes that dm-thin takes: between these, in steps of the least.
+const (
+	minBlockSize = 64 << 10
+	maxBlockSize = 1 << 30
+)
+
+type poolCreateOptions struct {
+	loopback bool
+	spec     pool.Spec
+}
+
+func (a *app) newPoolCreate() *cobra.Command {
+	var o poolCreateOptions
+	cmd := &cobra.Command{
+		Use:   "create [NAME]",
+		Short: "Create a pool",
+		Long: `Creates a pool on loopback: a sparse data file and a fully allocated metadata file under the root
+directory. NAME is that of --pool where it is not given. Prints the pool's name.`,
+		Example: `  dmlayer pool create
+  dmlayer pool create --data-size 200G --fs xfs --base-size 20G fast`,
+		Args: args(0, 1),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.spec.Name, err = a.poolArg(cmd, args); err != nil {
+				return err
+			}
+			if err := o.check(); err != nil {
+				return err
+			}
+			if err := a.needRoot(cmd); err != nil {
+				return err
+			}
+			if err := pool.Create(cmd.Context(), a.dirs(), o.spec); err != nil {
+				return err
+			}
+			return a.println(o.spec.Name)
+		},
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.loopback, "loopback", true, "keep the pool in files under the root directory")
+	f.Var(sizeFlag{&o.spec.DataSize}, "data-size", "size of the data file, which is sparse (default 100G)")
+	f.Var(autoSizeFlag{sizeFlag{&o.spec.MetadataSize}}, "metadata-size", "size of the metadata file, or auto: from the data size")
+	f.Var(sizeFlag{&o.spec.BlockSize}, "block-size", "unit of allocation and sharing, 64K to 1G (default 64K)")
+	f.Var(choiceFlag{&o.spec.FS, []string{"ext4", "xfs"}}, "fs", "file system of new nodes (default ext4)")
+	f.Var(sizeFlag{&o.spec.BaseSize}, "base-size", "size of a node when none is asked for (default 10G)")
+	f.StringArrayVar(&o.spec.MkfsOptions, "mkfs-option", nil, "a word for mkfs; repeatable")
+	f.StringArrayVar(&o.spec.MountOptions, "mount-option", nil, "a mount option of every node; repeatable")
+	f.Var(choiceFlag{&o.spec.Discard, []string{"passdown", "nopassdown", "ignore"}}, "discard",
+		"what to do with blocks that nodes give back (default passdown)")
+	f.BoolVar(&o.spec.NoZero, "no-zero", false, "do not zero new blocks: whoever gets a raw device can read what others deleted")
+	return exitCodes(cmd, 4, 5, 6, 8)
+}
+
+func (o *poolCreateOptions) check() error {
+	if !o.loopback {
+		return usagef("--loopback=false: a pool needs something to lie on")
+	}
+	o.spec.Backing = "loopback"
+	if b := o.spec.BlockSize; b != 0 && (b < minBlockSize || b > maxBlockSize || b%minBlockSize != 0) {
+		return usagef("--block-size %s: must be 64K to 1G, a multiple of 64K", humanSize(b))
+	}
+	for _, word := range append(o.spec.MkfsOptions, o.spec.MountOptions...) {
+		if word == "" {
+			return usagef("--mkfs-option and --mount-option: must not be empty")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,150 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/pool"
+)
+
+func (a *app) newPoolLs() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "ls",
+		Aliases: []string{"list"},
+		Short:   "List pools",
+		Long:    "Lists the pools under the root directory. Starts none of them.",
+		Example: `  dmlayer pool ls
+  dmlayer pool ls --format '{{.Name}} {{.State}}'`,
+		Args: args(0, 0),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.needRoot(cmd); err != nil {
+				return err
+			}
+			return a.runPoolLs(cmd.Context())
+		},
+	}
+	return records(exitCodes(cmd, 7, 8))
+}
+
+func (a *app) runPoolLs(ctx context.Context) error {
+	names, err := pool.List(ctx, a.dirs())
+	if err != nil {
+		return err
+	}
+	var pools []pool.Status
+	failed := forEach(ctx, names, func(name string) error {
+		p, err := pool.Inspect(ctx, a.dirs(), name)
+		if errors.Is(err, errs.ErrNotFound) {
+			return nil // destroyed since it was listed
+		}
+		if err == nil {
+			pools = append(pools, p)
+		}
+		return err
+	})
+	err = printList(a, pools, func(p pool.Status) string { return p.Name }, []column[pool.Status]{
+		{"NAME", func(p pool.Status) string { return p.Name }},
+		{"STATE", func(p pool.Status) string { return p.State }},
+		{"BACKING", func(p pool.Status) string { return p.Backing }},
+		{"FS", func(p pool.Status) string { return p.FS }},
+		{"DATA", func(p pool.Status) string { return humanSizeOr(p.DataTotal, "-") }},
+		{"USED", func(p pool.Status) string { return used(p.DataUsed, p.DataTotal) }},
+		{"METADATA USED", func(p pool.Status) string { return used(p.MetadataUsed, p.MetadataTotal) }},
+		{"LAYERS", func(p pool.Status) string { return strconv.Itoa(p.Layers) }},
+		{"SNAPSHOTS", func(p pool.Status) string { return strconv.Itoa(p.Snapshots) }},
+	})
+	if failed != nil {
+		return failed
+	}
+	return err
+}
+
+func (a *app) newPoolInspect() *cobra.Command {
+	return a.poolShow("inspect", "Show a pool as JSON", `Shows one pool as one JSON object. Does not start it: what only a running pool knows is null.`,
+		"  dmlayer pool inspect\n  dmlayer pool inspect --format '{{size .DataUsed}}' fast", true)
+}
+
+func (a *app) newPoolStatus() *cobra.Command {
+	return a.poolShow("status", "Show a pool's state and how full it is", `Shows one pool for people to read. Does not start it.`,
+		"  dmlayer pool status\n  dmlayer pool status fast", false)
+}
+
+func (a *app) poolShow(verb, short, long, example string, asJSON bool) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               verb + " [NAME]",
+		Short:             short,
+		Long:              long,
+		Example:           example,
+		Args:              args(0, 1),
+		ValidArgsFunction: a.completePools,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := a.poolArg(cmd, args)
+			if err != nil {
+				return err
+			}
+			if err := a.needRoot(cmd); err != nil {
+				return err
+			}
+			p, err := pool.Inspect(cmd.Context(), a.dirs(), name)
+			if err != nil {
+				return err
+			}
+			return printRecord(a, p, p.Name, asJSON, poolFields(p))
+		},
+	}
+	return records(exitCodes(cmd, 3, 7, 8))
+}
+
+func poolFields(p pool.Status) []field {
+	return []field{
+		{"Name", p.Name},
+		{"State", p.State + stateAdvice(p.State)},
+		{"UUID", p.UUID},
+		{"Backing", p.Backing},
+		{"Data", usedOf(p.DataUsed, p.DataTotal)},
+		{"Metadata", usedOf(p.MetadataUsed, p.MetadataTotal)},
+		{"Layers", strconv.Itoa(p.Layers)},
+		{"Snapshots", strconv.Itoa(p.Snapshots)},
+		{"Volumes", strconv.Itoa(p.Volumes)},
+		{"File system", p.FS},
+		{"Base size", humanSize(p.BaseSize)},
+		{"Block size", humanSize(p.BlockSize)},
+		{"Snapshots taken", countOf(p.SnapshotsTaken, 1<<24)},
+		{"Data device", orDash(p.DataDevice)},
+		{"Metadata device", orDash(p.MetadataDevice)},
+	}
+}
+
+// stateAdvice says what a state means where its name does not.
+func stateAdvice(state string) string {
+	switch state {
+	case pool.StateReadOnly:
+		return " (writes fail; the metadata is full or could not be written)"
+	case pool.StateOutOfDataSpace:
+		return " (writes fail; remove nodes)"
+	case pool.StateFailed:
+		return " (nothing works; stop the pool and check its metadata)"
+	case pool.StateNeedsCheck:
+		return " (check the metadata before it is used)"
+	}
+	return ""
+}
+
+func usedOf(part, total *int64) string {
+	if part == nil || total == nil {
+		return "not known while the pool is not active"
+	}
+	return fmt.Sprintf("%s of %s", used(part, total), humanSize(*total))
+}
+
+func countOf(n *uint64, of uint64) string {
+	if n == nil {
+		return "-"
+	}
+	return fmt.Sprintf("%d of %d", *n, of)
+}

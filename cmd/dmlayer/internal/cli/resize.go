@@ -1,0 +1,39 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/dmlayer/dmlayer/layer"
+)
+
+func (a *app) newResize() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "resize NAME SIZE",
+		Short: "Grow a snapshot and its file system",
+		Long: `Grows the device of a snapshot and the file system on it, mounted or not. A node cannot be made
+smaller.`,
+		Example:           "  dmlayer resize web1 20G",
+		GroupID:           groupNodes,
+		Args:              args(2, 2),
+		ValidArgsFunction: a.completeNodes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkName(args[0]); err != nil {
+				return err
+			}
+			size, err := parseSize(args[1])
+			if err != nil {
+				return err
+			}
+			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
+				name, err := newFinder(s).name(ctx, args[0])
+				if err != nil {
+					return err
+				}
+				return s.Resize(ctx, name, size)
+			})
+		},
+	}
+	return exitCodes(cmd, 3, 5, 6, 7, 8)
+}
