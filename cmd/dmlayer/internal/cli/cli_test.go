@@ -451,7 +451,7 @@ func TestPoolRecords(t *testing.T) {
 		if err := printRecord(a, p, p.Name, false, poolFields(p)); err != nil {
 			t.Fatal(err)
 		}
-		if err := printRecord(a, p, p.Name, true, poolFields(p)); err != nil {
+		if err := printRecord(a, poolRecord(p), p.Name, true, poolFields(p)); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -52,6 +52,6 @@ func (a *app) newCommit() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&o.move, "move", false, "turn the snapshot itself into the layer")
-	cmd.Flags().StringArrayVar(&o.labels, "label", nil, "a label of the layer, key=value; repeatable")
+	cmd.Flags().StringArrayVar(&o.labels, "label", nil, "a label of the layer, `key=value`; repeatable")
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
 }

@@ -165,6 +165,8 @@ func hintOf(err, cause error) string {
 		return u.hint
 	}
 	switch {
+	case errors.As(err, new(*rootNeeded)):
+		return "run as root"
 	case errors.Is(cause, errTimeout) && errs.Class(err) == nil:
 		return "what was begun has been undone; give it more time with --timeout, or none with --timeout 0"
 	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):

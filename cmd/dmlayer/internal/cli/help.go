@@ -85,7 +85,7 @@ func writeSubcommands(b *strings.Builder, cmd *cobra.Command) {
 	list := func(title, group string) {
 		fmt.Fprintf(b, "\n%s\n", title)
 		for _, sub := range cmd.Commands() {
-			if sub.GroupID == group && sub.IsAvailableCommand() {
+			if sub.GroupID == group && (sub.IsAvailableCommand() || sub.Name() == "help") {
 				fmt.Fprintf(b, "  %-*s  %s\n", width, sub.Name(), sub.Short)
 			}
 		}
@@ -120,6 +120,7 @@ func (a *app) newHelp() *cobra.Command {
 			if err != nil || len(rest) > 0 {
 				return noSubcommand(cmd.Root(), args)
 			}
+			found.InitDefaultHelpFlag()
 			return found.Help()
 		},
 	}

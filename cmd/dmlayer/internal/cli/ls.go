@@ -78,7 +78,7 @@ key are alternatives, except that a node must have every label, and all keys mus
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&o.filters, "filter", nil, "kind=layer|snapshot|volume, parent=NODE, label=KEY[=VALUE]; repeatable")
+	f.StringArrayVar(&o.filters, "filter", nil, "`key=value`: kind=layer|snapshot|volume, parent=NODE, label=KEY[=VALUE]; repeatable")
 	f.Var(choiceFlag{&o.sort, sortKeys}, "sort", "what to sort by: names upwards, sizes downwards, newest first (default name)")
 	f.BoolVar(&o.noTrunc, "no-trunc", false, "print the names of images' layers whole")
 	return records(exitCodes(cmd, 3, 7, 8))

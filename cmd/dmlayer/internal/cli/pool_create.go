@@ -50,8 +50,8 @@ directory. NAME is that of --pool where it is not given. Prints the pool's name.
 	f.Var(sizeFlag{&o.spec.BlockSize}, "block-size", "unit of allocation and sharing, 64K to 1G (default 64K)")
 	f.Var(choiceFlag{&o.spec.FS, []string{"ext4", "xfs"}}, "fs", "file system of new nodes (default ext4)")
 	f.Var(sizeFlag{&o.spec.BaseSize}, "base-size", "size of a node when none is asked for (default 10G)")
-	f.StringArrayVar(&o.spec.MkfsOptions, "mkfs-option", nil, "a word for mkfs; repeatable")
-	f.StringArrayVar(&o.spec.MountOptions, "mount-option", nil, "a mount option of every node; repeatable")
+	f.StringArrayVar(&o.spec.MkfsOptions, "mkfs-option", nil, "a `word` for mkfs; repeatable")
+	f.StringArrayVar(&o.spec.MountOptions, "mount-option", nil, "a mount `option` of every node; repeatable")
 	f.Var(choiceFlag{&o.spec.Discard, []string{"passdown", "nopassdown", "ignore"}}, "discard",
 		"what to do with blocks that nodes give back (default passdown)")
 	f.BoolVar(&o.spec.NoZero, "no-zero", false, "do not zero new blocks: whoever gets a raw device can read what others deleted")

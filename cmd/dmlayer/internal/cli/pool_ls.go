@@ -43,7 +43,7 @@ func (a *app) runPoolLs(ctx context.Context) error {
 			return nil // destroyed since it was listed
 		}
 		if err == nil {
-			pools = append(pools, p)
+			pools = append(pools, poolRecord(p))
 		}
 		return err
 	})
@@ -94,10 +94,21 @@ func (a *app) poolShow(verb, short, long, example string, asJSON bool) *cobra.Co
 			if err != nil {
 				return err
 			}
-			return printRecord(a, p, p.Name, asJSON, poolFields(p))
+			return printRecord(a, poolRecord(p), p.Name, asJSON, poolFields(p))
 		},
 	}
 	return records(exitCodes(cmd, 3, 7, 8))
+}
+
+// poolRecord is a pool as JSON shows it: an empty list is [].
+func poolRecord(p pool.Status) pool.Status {
+	if p.MkfsOptions == nil {
+		p.MkfsOptions = []string{}
+	}
+	if p.MountOptions == nil {
+		p.MountOptions = []string{}
+	}
+	return p
 }
 
 func poolFields(p pool.Status) []field {

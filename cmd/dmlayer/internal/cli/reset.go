@@ -44,7 +44,7 @@ depend on what was written. Refused while the snapshot is in use.`,
 			})
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "", "the layer or image to set it to (default: its parent)")
+	cmd.Flags().StringVar(&to, "to", "", "the `layer` or image to set it to (default: its parent)")
 	a.completeFlag(cmd, "to")
 	return exitCodes(cmd, 3, 5, 6, 7, 8)
 }

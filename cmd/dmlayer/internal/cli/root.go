@@ -52,6 +52,7 @@ another snapshot, or of nothing.`,
 	a.addCommands(root)
 	root.SetHelpFunc(a.printHelp)
 	root.SetHelpCommand(a.newHelp())
+	root.InitDefaultHelpCmd()
 	exitCodes(root, 3, 4, 5, 6, 7, 8)
 	refuseFileNames(root)
 	return root
@@ -68,12 +69,12 @@ const (
 func (a *app) addGlobalFlags(root *cobra.Command) {
 	dirs := pool.DefaultDirs()
 	f, p := &a.flags, root.PersistentFlags()
-	p.StringVar(&f.root, "root", a.envOr("DMLAYER_ROOT", dirs.Root), "directory of what lasts [$DMLAYER_ROOT]")
-	p.StringVar(&f.run, "run", a.envOr("DMLAYER_RUN", dirs.Run), "directory of what a reboot clears [$DMLAYER_RUN]")
-	p.StringVar(&f.pool, "pool", a.envOr("DMLAYER_POOL", "default"), "the pool to work on [$DMLAYER_POOL]")
-	p.StringVar(&f.format, "format", "", "table, json, or a Go template such as '{{.Name}}'; json is for errors too")
+	p.StringVar(&f.root, "root", a.envOr("DMLAYER_ROOT", dirs.Root), "`directory` of what lasts [$DMLAYER_ROOT]")
+	p.StringVar(&f.run, "run", a.envOr("DMLAYER_RUN", dirs.Run), "`directory` of what a reboot clears [$DMLAYER_RUN]")
+	p.StringVar(&f.pool, "pool", a.envOr("DMLAYER_POOL", "default"), "`name` of the pool to work on [$DMLAYER_POOL]")
+	p.StringVar(&f.format, "format", "", "`how` to print: table, json, or a Go template such as '{{.Name}}'; json is for errors too")
 	p.BoolVarP(&f.quiet, "quiet", "q", false, "print names only, no notes and no progress")
-	p.StringVar(&f.logLevel, "log-level", "error", "what to log to standard error: debug, info, warn, error")
+	p.StringVar(&f.logLevel, "log-level", "error", "`level` of what is logged to standard error: debug, info, warn, error")
 	p.DurationVar(&f.timeout, "timeout", 0, "give up and undo after this time, such as 30s (exit 1); 0 is never")
 }
 
@@ -121,7 +122,7 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	}
 	if format.tmpl != nil {
 		if !printsRecords(cmd) {
-			return usagef("--format: %s takes no template, it prints no records", cmd.CommandPath())
+			return usagef("%s--format takes no template: it prints no records", prefix(cmd))
 		}
 		if f.quiet {
 			return usagef("--quiet and a template exclude each other")
@@ -177,7 +178,7 @@ func (a *app) needRoot(cmd *cobra.Command) error {
 	if a.euid() == 0 {
 		return nil
 	}
-	return &rootNeeded{cmd.CommandPath()}
+	return &rootNeeded{verb(cmd)}
 }
 
 // rootNeeded has no class: nothing is missing on this machine but the right to use it.
@@ -186,7 +187,20 @@ type rootNeeded struct{ command string }
 func (e *rootNeeded) Error() string { return fmt.Sprintf("%s: needs root", e.command) }
 
 func flagError(cmd *cobra.Command, err error) error {
-	return &usageError{message: fmt.Sprintf("%s: %s", cmd.CommandPath(), err), hint: helpHint(cmd)}
+	return &usageError{message: fmt.Sprintf("%s%s", prefix(cmd), err), hint: helpHint(cmd)}
+}
+
+// verb is the words of a command, without the program's name.
+func verb(cmd *cobra.Command) string {
+	return strings.TrimSpace(strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()))
+}
+
+// prefix begins a message about a command.
+func prefix(cmd *cobra.Command) string {
+	if v := verb(cmd); v != "" {
+		return v + ": "
+	}
+	return ""
 }
 
 func helpHint(cmd *cobra.Command) string { return fmt.Sprintf("see %s --help", cmd.CommandPath()) }
@@ -200,11 +214,11 @@ func noSubcommand(cmd *cobra.Command, args []string) error {
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		hint = "did you mean " + strings.Join(near, " or ") + "?"
 	}
-	return &usageError{message: fmt.Sprintf("%s: unknown command %q", cmd.CommandPath(), args[0]), hint: hint}
+	return &usageError{message: fmt.Sprintf("%sunknown command %q", prefix(cmd), args[0]), hint: hint}
 }
 
 func missingSubcommand(cmd *cobra.Command, _ []string) error {
-	return &usageError{message: fmt.Sprintf("%s: a command is missing", cmd.CommandPath()), hint: helpHint(cmd)}
+	return &usageError{message: prefix(cmd) + "a command is missing", hint: helpHint(cmd)}
 }
 
 // args bounds the number of arguments; most < 0 is any number.
@@ -219,7 +233,7 @@ func args(least, most int) cobra.PositionalArgs {
 		default:
 			return nil
 		}
-		return &usageError{message: cmd.CommandPath() + ": " + problem, hint: helpHint(cmd)}
+		return &usageError{message: prefix(cmd) + problem, hint: helpHint(cmd)}
 	}
 }
 

@@ -49,9 +49,9 @@ It costs the same whatever its parent holds. Prints the snapshot's name.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.parent, "parent", "", "the layer, snapshot or image that it starts as; none: it is empty")
+	f.StringVar(&o.parent, "parent", "", "the `node` (layer, snapshot or image) that it starts as; none: it is empty")
 	f.Var(sizeFlag{&o.size}, "size", "size, not below the parent's (default: the parent's, or the pool's base size)")
-	f.StringArrayVar(&o.labels, "label", nil, "a label, key=value; repeatable")
+	f.StringArrayVar(&o.labels, "label", nil, "a label, `key=value`; repeatable")
 	a.completeFlag(cmd, "parent")
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
 }
