@@ -54,26 +54,42 @@ func readArchive(ctx context.Context, t tree, platform string) ([]*archived, err
 		return nil, err
 	}
 	oci := &ociReader{tree: t, match: match, seen: map[digest.Digest]*chosen{}}
-	images, err := readDocker(ctx, t, oci)
+	docker, err := has(t, "manifest.json")
 	if err != nil {
 		return nil, err
 	}
-	if len(images) > 0 {
-		return images, nil
-	}
-	index, err := t.open("index.json")
-	if err == nil {
-		index.Close()
-		return oci.images(ctx)
-	}
-	if !errors.Is(err, errMissing) {
+	layout, err := has(t, "index.json")
+	if err != nil {
 		return nil, err
 	}
-	if old, err := t.open("repositories"); err == nil {
-		old.Close()
-		return nil, unsupported("image archive: written by docker save before Docker 1.10")
+	if docker {
+		images, err := readDocker(ctx, t, oci)
+		if err != nil || len(images) > 0 {
+			return images, err
+		}
+	}
+	if layout {
+		return oci.images(ctx)
+	}
+	if docker {
+		return nil, damaged("image archive: manifest.json names no image")
+	}
+	if old, err := has(t, "repositories"); err != nil || old {
+		return nil, errors.Join(err, unsupported("image archive: written by docker save before Docker 1.10"))
 	}
 	return nil, damaged("image archive: neither manifest.json (docker save) nor index.json (OCI layout) in it")
+}
+
+// has reports whether the archive has a file.
+func has(t tree, name string) (bool, error) {
+	b, err := t.open(name)
+	if errors.Is(err, errMissing) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, b.Close()
 }
 
 // readDocument reads a file of the archive that must fit into memory.

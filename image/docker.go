@@ -3,7 +3,6 @@ package image
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"path"
 	"regexp"
 	"strings"
@@ -24,13 +23,9 @@ type dockerEntry struct {
 	LayerSources map[digest.Digest]ocispec.Descriptor
 }
 
-// readDocker reads the images of manifest.json; none, without an error, where there is no such file or
-// it is empty.
+// readDocker reads the images of manifest.json, of which there may be none.
 func readDocker(ctx context.Context, t tree, oci *ociReader) ([]*archived, error) {
 	data, err := readDocument(t, "manifest.json")
-	if errors.Is(err, errMissing) {
-		return nil, nil
-	}
 	if err != nil {
 		return nil, err
 	}

@@ -356,25 +356,37 @@ func TestLoadRefusesStrangers(t *testing.T) {
 			t.Errorf("load over a %s: %v", n.Kind, err)
 		}
 		if len(s.docs) > 0 || len(s.names()) != 1 {
-			t.Errorf("left: %v %v", s.names(), s.docs)
+			t.Errorf("left: %q, %d documents", s.names(), len(s.docs))
 		}
 	}
 }
 
-// TestLoadRepeatedFile has a layer whose tar no record can bring back from the files alone.
-func TestLoadRepeatedFile(t *testing.T) {
-	for _, kind := range []compression{plain, gzipped} {
-		s := newFakeStore(t)
-		i := testImage{layers: [][]byte{tarOf(file{name: "a", body: "first"}, file{name: "a", body: "second"})}}
-		if _, err := load(t.Context(), s, write(t, tarOf(ociFiles(kind, i)...)), LoadOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		if got := s.content(t, i.layerName(0), "a"); got != "second" {
-			t.Errorf("a: %q", got)
-		}
-		var b bytes.Buffer
-		if err := rebuild(t.Context(), s, i.layerName(0), &b); err != nil || !bytes.Equal(b.Bytes(), i.layers[0]) {
-			t.Errorf("rebuilding: %v, %d bytes", err, b.Len())
+// TestRebuildOdd rebuilds layer tars that are odd in how they are written.
+func TestRebuildOdd(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		tar  []byte
+	}{
+		{"empty file", nil},
+		{"end marker only", tarOf()},
+		{"no end marker", baseTar[:len(baseTar)-1024]},
+		{"padding cut off", appTar[:1000]},
+		{"a file twice", tarOf(file{name: "a", body: "first"}, file{name: "a", body: "second"})},
+		{"a file and its whiteout", tarOf(file{name: "d/a", body: "first"}, file{name: "d/.wh.a"}, file{name: ".wh.b", body: "not empty"})},
+		{"bytes after the end marker", append(tarOf(file{name: "a", body: "first"}), "more bytes"...)},
+		{"a file in the place of another kind", tarOf(file{name: "a", body: "first"}, file{name: "a", kind: tar.TypeDir}, file{name: "a/b", body: "second"})},
+	} {
+		for _, kind := range []compression{plain, gzipped, zstded} {
+			s := newFakeStore(t)
+			i := testImage{layers: [][]byte{baseTar, c.tar}}
+			if _, err := load(t.Context(), s, write(t, tarOf(ociFiles(kind, i)...)), LoadOptions{}); err != nil {
+				t.Errorf("%s: %v", c.name, err)
+				continue
+			}
+			var b bytes.Buffer
+			if err := rebuild(t.Context(), s, i.layerName(1), &b); err != nil || !bytes.Equal(b.Bytes(), c.tar) {
+				t.Errorf("%s: rebuilding: %v, %d bytes of %d", c.name, err, b.Len(), len(c.tar))
+			}
 		}
 	}
 }
