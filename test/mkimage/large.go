@@ -98,7 +98,7 @@ func everyKind(l *layer) error {
 		{Name: "kinds/setgid-file", Mode: 0o2755, Gid: 42},
 		{Name: "kinds/capability", Mode: 0o755, Uid: 33, PAXRecords: map[string]string{xattr + "security.capability": capability}},
 		{Name: "kinds/user-attributes", PAXRecords: map[string]string{
-			xattr + "user.text": "some text", xattr + "user.binary": "a\x00\xff\nb", xattr + "user.empty": "",
+			xattr + "user.text": "some text", xattr + "user.binary": "a\x00\xff\nb",
 		}},
 		{Name: "kinds/acl", PAXRecords: map[string]string{xattr + "system.posix_acl_access": acl}},
 		{Name: "kinds/linked", Mode: 0o600},

@@ -46,6 +46,13 @@ type Options struct {
 	Limit int
 }
 
+// AgainstUmoci returns the options that compare an image of scripts/images with what umoci unpacked:
+// umoci leaves the time of unpacking on the root, and on directories that the archive does not name.
+func AgainstUmoci() Options {
+	unnamed := map[string]bool{".": true, "no": true, "no/parent": true, "no/parent/is": true, "no/parent/is/named": true}
+	return Options{IgnoreTimes: func(rel string) bool { return unnamed[rel] }}
+}
+
 // Compare returns the differences between the trees a and b, a line each, in the order of paths;
 // none if they are equal. An error means that a tree could not be read.
 func Compare(a, b string, o Options) ([]string, error) {
