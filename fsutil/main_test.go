@@ -113,7 +113,10 @@ func mustBeFree(t testing.TB, dev string) {
 	if err != nil {
 		t.Fatalf("somebody still has the device: %v", err)
 	}
-	f.Close()
+	// A plain Close would leave a claim in a program that is just being started.
+	if err := fsutil.BetweenStarts(f.Close); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func write(t testing.TB, path, content string) {
