@@ -31,6 +31,7 @@ another snapshot, or of nothing.`,
   dmlayer image load app.tar
   dmlayer snapshot --parent app:latest web1
   dmlayer mount web1`,
+		Version:           buildVersion().Version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{DisableDefaultCmd: true},
@@ -42,6 +43,7 @@ another snapshot, or of nothing.`,
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.SetFlagErrorFunc(flagError)
+	root.SetVersionTemplate("{{.Version}}\n")
 	a.addGlobalFlags(root)
 	root.AddGroup(
 		&cobra.Group{ID: groupPools, Title: "Pools:"},
