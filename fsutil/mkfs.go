@@ -34,14 +34,14 @@ func Mkfs(ctx context.Context, dev string, o MkfsOptions) error {
 	if err := o.Type.Valid(); err != nil {
 		return fmt.Errorf("make file system on %s: %w", dev, err)
 	}
+	size, err := DeviceSize(dev)
+	if err != nil {
+		return fmt.Errorf("make %s on %s: %w", o.Type, dev, err)
+	}
 	program := "mkfs." + string(o.Type)
 	var args []string
 	switch o.Type {
 	case Ext4:
-		size, err := DeviceSize(dev)
-		if err != nil {
-			return err
-		}
 		prezeroed := false
 		if o.Zeroed {
 			if prezeroed, err = knowsPrezeroed(ctx, program); err != nil {
@@ -86,9 +86,11 @@ var (
 )
 
 // Journal sizes in MiB. A snapshot ends up with a journal of its own, so it is small; a big disk gets what
-// many writers need.
+// many writers need. Growing a mounted file system of 8 GiB and more takes one transaction of 1030 blocks,
+// for up to 1024 reserved descriptor blocks (ext4_flex_group_add); a transaction has a quarter of the
+// journal, and with 16 MiB the kernel warns and refuses.
 const (
-	smallJournal    = 16
+	smallJournal    = 32
 	bigJournal      = 64
 	bigJournalFrom  = 64 << 30
 	ownJournalBelow = 512 << 20 // mke2fs knows better for tiny file systems

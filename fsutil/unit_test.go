@@ -93,9 +93,9 @@ func TestMkfsArguments(t *testing.T) {
 		want string
 	}{
 		{"ext4 on a zeroing pool", ext4Args(MkfsOptions{UUID: "u", Label: "l"}, 10*gib, true),
-			"-q -F -m 0 -b 4096 -J size=16 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1 -U u -L l"},
+			"-q -F -m 0 -b 4096 -J size=32 -E nodiscard,lazy_itable_init=1,lazy_journal_init=1,assume_storage_prezeroed=1 -U u -L l"},
 		{"ext4 elsewhere", ext4Args(MkfsOptions{}, 10*gib, false),
-			"-q -F -m 0 -b 4096 -J size=16 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
+			"-q -F -m 0 -b 4096 -J size=32 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
 		{"large ext4", ext4Args(MkfsOptions{}, 100*gib, false),
 			"-q -F -m 0 -b 4096 -J size=64 -E nodiscard,lazy_itable_init=0,lazy_journal_init=0"},
 		{"small ext4", ext4Args(MkfsOptions{}, gib/16, false),
@@ -276,6 +276,31 @@ func TestJudgeE2fsck(t *testing.T) {
 		r, err := judgeE2fsck(tc.code, FsckOptions{Repair: tc.repair}, tc.out, &run.Error{ExitCode: tc.code})
 		if r.Clean != tc.clean || r.Fixed != tc.fixed || errs.Class(err) != tc.class || (err == nil) != tc.ok {
 			t.Errorf("code %d: %+v, %v", tc.code, r, err)
+		}
+	}
+}
+
+func TestJudgeXFSRepair(t *testing.T) {
+	for _, tc := range []struct {
+		code   int
+		out    string
+		repair bool
+		want   FsckResult
+		class  error
+	}{
+		{code: 0, want: FsckResult{Clean: true}},
+		{code: 4, repair: true, want: FsckResult{Clean: true, Fixed: true}},
+		{code: 1, class: errs.ErrDamaged},
+		{code: 2, repair: true, class: errs.ErrDamaged},
+		{code: 1, out: "ALERT: The filesystem has valuable metadata changes in a log", class: errs.ErrDamaged},
+		{code: 1, out: "xfs_repair: /dev/x contains a mounted filesystem", class: errs.ErrBusy},
+	} {
+		r, err := judgeXFSRepair(tc.code, FsckOptions{Repair: tc.repair}, tc.out, &run.Error{ExitCode: tc.code})
+		if r != tc.want || errs.Class(err) != tc.class || (err == nil) != (tc.class == nil) {
+			t.Errorf("code %d, %q: %+v, %v", tc.code, tc.out, r, err)
+		}
+		if dirty := tc.code == 2 || strings.Contains(tc.out, "a log"); dirty != strings.Contains(errs.Hint(err), "replays its log") {
+			t.Errorf("code %d, %q: hint %q", tc.code, tc.out, errs.Hint(err))
 		}
 	}
 }
