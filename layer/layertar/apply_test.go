@@ -225,7 +225,7 @@ func TestApplyStaysInside(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	for _, tt := range hostile() {
 		t.Run(tt.name, func(t *testing.T) {
-			c := newCanary(t)
+			c := newCanary(t, t.TempDir())
 			_, err := tryApply(t, c.root, archive(t, tt.entries(c.outside)...))
 			if (err != nil) != tt.refused {
 				t.Errorf("error %v", err)
@@ -296,9 +296,8 @@ type canary struct {
 	before        []unix.Stat_t
 }
 
-func newCanary(t testing.TB) *canary {
+func newCanary(t testing.TB, base string) *canary {
 	t.Helper()
-	base := t.TempDir()
 	c := &canary{root: filepath.Join(base, "root"), outside: filepath.Join(base, "outside")}
 	for _, dir := range []string{c.root, filepath.Join(c.outside, "sub")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

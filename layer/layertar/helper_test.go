@@ -228,7 +228,7 @@ func wantList(t *testing.T, root, want string) {
 	}
 }
 
-func wantEqual(t *testing.T, a, b string) {
+func wantEqual(t testing.TB, a, b string) {
 	t.Helper()
 	lines, err := treecmp.Compare(a, b, treecmp.Options{})
 	if err != nil {
