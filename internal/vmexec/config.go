@@ -18,6 +18,7 @@ type config struct {
 	args    []string
 	env     []string // of the job
 	dir     string
+	slots   string // folder of the slots
 	cache   string // .cache of the repository, with the kernel and the tools
 	kind    string // which virtual machine
 	timeout time.Duration
@@ -51,6 +52,7 @@ func configFrom(environ, args []string) (*config, error) {
 	if c.kind != kindUML && c.kind != kindQEMU && c.kind != kindNative {
 		return nil, fmt.Errorf("DMLAYER_VM=%s: want %s, %s or %s", c.kind, kindUML, kindQEMU, kindNative)
 	}
+	c.slots = get("DMLAYER_VM_SLOTS", slotDir)
 	var err error
 	if c.dir, err = os.Getwd(); err != nil {
 		return nil, err
@@ -59,7 +61,7 @@ func configFrom(environ, args []string) (*config, error) {
 		return nil, err
 	}
 	if len(args) == 0 {
-		c.args = []string{"/bin/bash"}
+		c.args = []string{"/bin/bash", "--norc"}
 	}
 	if err := checkProgram(c.args[0]); err != nil {
 		return nil, err
@@ -191,7 +193,7 @@ func jobEnv(environ []string, c *config) []string {
 	}
 	env = append(env, "PATH="+path, "DMLAYER_VM="+c.kind, "DM_DISABLE_UDEV=1")
 	if c.kind != kindNative {
-		env = append(env, "DMLAYER_VM_GUEST=1", "HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash")
+		env = append(env, "DMLAYER_VM_GUEST=1", "HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash", `PS1=vm:\w\$ `)
 	}
 	require := lookupEnv(environ, "DMLAYER_TEST_REQUIRE")
 	if require == "" {

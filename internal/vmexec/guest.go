@@ -151,6 +151,9 @@ func prepareGuest(j *job) error {
 	if err := loopbackUp(); err != nil {
 		return err
 	}
+	if err := unix.Sethostname([]byte("vm")); err != nil {
+		return err
+	}
 	return loadModules(j)
 }
 

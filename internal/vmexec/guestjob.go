@@ -135,7 +135,23 @@ func openTerminal(j *job) (*streams, error) {
 			return nil, fmt.Errorf("set the size of %s: %w", ttyOut, err)
 		}
 	}
+	if err := announceReader(); err != nil {
+		return nil, err
+	}
 	return &streams{files: [3]*os.File{tty, tty, tty}, ttys: []*os.File{tty}}, nil
+}
+
+// announceReader says that somebody listens on the terminal; see frame.go.
+func announceReader() error {
+	f, err := openRaw(ttyIn)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write([]byte{frameAck}); err != nil {
+		return err
+	}
+	drainTTY(f)
+	return f.Close()
 }
 
 func (st *streams) closeJobSide() {

@@ -23,6 +23,7 @@ const (
 	fdStdout
 	fdStderr
 	fdStdin
+	fdAck
 	fdSlot
 )
 
@@ -76,7 +77,6 @@ func reap(runDir string) (code int, orphan bool, err error) {
 		_, _ = control.Read(make([]byte, 1))
 		close(gone)
 		_ = unix.Kill(pid, unix.SIGKILL)
-		killDescendants()
 	}()
 	code, err = reapUntil(pid)
 	killDescendants()
@@ -101,7 +101,7 @@ func startMachine(m *machine) (pid int, err error) {
 	}
 	attr := &syscall.ProcAttr{
 		Env:   m.Env,
-		Files: []uintptr{0, fdConsole, fdConsole, fdConsole, fdStdout, fdStderr, fdStdin},
+		Files: []uintptr{0, fdConsole, fdConsole, fdConsole, fdStdout, fdStderr, fdStdin, fdAck},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
 	if m.Direct {
@@ -113,12 +113,15 @@ func startMachine(m *machine) (pid int, err error) {
 	return pid, nil
 }
 
-// killDescendants kills and collects every process below this one. As init of a pid namespace it
-// could leave that to the kernel; without one nobody else does it.
+// killDescendants kills every process below this one, until there is none.
 func killDescendants() {
 	for {
-		for _, pid := range children() {
-			_ = unix.Kill(pid, unix.SIGKILL)
+		if os.Getpid() == 1 {
+			_ = unix.Kill(-1, unix.SIGKILL) // everything else in the pid namespace
+		} else {
+			for _, pid := range children() {
+				_ = unix.Kill(pid, unix.SIGKILL)
+			}
 		}
 		_, err := unix.Wait4(-1, nil, 0, nil)
 		if err != nil && !errors.Is(err, unix.EINTR) {
@@ -127,7 +130,8 @@ func killDescendants() {
 	}
 }
 
-// children lists the processes whose parent is this one.
+// children lists the processes whose parent is this one. /proc must be that of this process's pid
+// namespace.
 func children() []int {
 	self := os.Getpid()
 	entries, _ := os.ReadDir("/proc")

@@ -25,7 +25,7 @@ func run(c *config) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	s, err := takeSlot(ctx, slotDir, cpus, 5*time.Second, os.Stderr)
+	s, err := takeSlot(ctx, c.slots, cpus, 5*time.Second, os.Stderr)
 	if err != nil {
 		return codeOf(ctx, err)
 	}
@@ -212,7 +212,7 @@ func (r *virtualMachine) runReaper(ctx context.Context) error {
 	cmd := exec.Command("/proc/self/exe", r.dir)
 	cmd.Args[0] = reaperName
 	cmd.Stderr = r.console
-	cmd.ExtraFiles = []*os.File{controlR, r.console, pipes.outW, pipes.errW, pipes.inR, r.slot.lock}
+	cmd.ExtraFiles = []*os.File{controlR, r.console, pipes.outW, pipes.errW, pipes.inR, pipes.ackW, r.slot.lock}
 	err = startInNamespace(cmd)
 	_ = controlR.Close()
 	pipes.closeChildSide()
@@ -254,7 +254,7 @@ func startInNamespace(cmd *exec.Cmd) error {
 
 // ioPipes stand between the machine and the runner's own standard files: UML makes every file
 // that it is given non-blocking, which must not happen to a file that the caller shares.
-type ioPipes struct{ outR, outW, errR, errW, inR, inW *os.File }
+type ioPipes struct{ outR, outW, errR, errW, inR, inW, ackR, ackW *os.File }
 
 func (p *ioPipes) open() (err error) {
 	if p.outR, p.outW, err = os.Pipe(); err != nil {
@@ -263,12 +263,15 @@ func (p *ioPipes) open() (err error) {
 	if p.errR, p.errW, err = os.Pipe(); err != nil {
 		return err
 	}
-	p.inR, p.inW, err = os.Pipe()
+	if p.inR, p.inW, err = os.Pipe(); err != nil {
+		return err
+	}
+	p.ackR, p.ackW, err = os.Pipe()
 	return err
 }
 
 func (p *ioPipes) closeChildSide() {
-	_, _, _ = p.outW.Close(), p.errW.Close(), p.inR.Close()
+	_, _, _, _ = p.outW.Close(), p.errW.Close(), p.inR.Close(), p.ackW.Close()
 }
 
 // copy starts the copying. The group is done when the machine's output has ended.
@@ -279,9 +282,11 @@ func (p *ioPipes) copy(in stdinMode) *sync.WaitGroup {
 	go func() {
 		switch in {
 		case stdinTTY:
-			_, _ = io.Copy(p.inW, os.Stdin)
+			if _, err := p.ackR.Read(make([]byte, 1)); err == nil {
+				_, _ = io.Copy(p.inW, os.Stdin)
+			}
 		case stdinFramed:
-			_ = sendFrames(p.inW, os.Stdin)
+			_ = sendFrames(p.inW, p.ackR, os.Stdin)
 		}
 		// inW stays open: UML takes the end of a console's input for a hangup.
 	}()

@@ -69,7 +69,7 @@ func waitSlot(ctx context.Context, files []*os.File, cpus []int, patience time.D
 		case i := <-won:
 			return &slot{cpus[i], files[i]}, nil
 		case <-long.C:
-			fmt.Fprintf(w, "vmexec: waiting for one of %d cores; other virtual machines use them (%s)\n", len(cpus), slotDir)
+			fmt.Fprintf(w, "vmexec: waiting for one of %d cores; other virtual machines use them (%s)\n", len(cpus), filepath.Dir(files[0].Name()))
 		case <-ctx.Done():
 			return nil, fmt.Errorf("wait for a core: %w", context.Cause(ctx))
 		}

@@ -10,7 +10,8 @@ import (
 
 // umlMachine describes the User-Mode Linux that runs the job in share.
 //
-// Its files are: 3 the kernel's console, 4 and 5 the job's output, 6 its input. The kernel's
+// Its files are: 3 the kernel's console, 4 and 5 the job's output, 6 its
+// input, 7 the receipts for that (see frame.go). The kernel's
 // own messages go to console 0, so that the job's consoles carry nothing but the job.
 func umlMachine(c *config, j *job, runDir, share string) (*machine, error) {
 	kernel := filepath.Join(c.cache, "uml/usr/bin/linux.uml")
@@ -21,12 +22,12 @@ func umlMachine(c *config, j *job, runDir, share string) (*machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	con1, con3 := "con1=null,fd:4", "con3=null"
+	con1, con3 := "con1=null,fd:4", "con3=null,fd:7"
 	switch j.Stdin {
 	case stdinTTY:
 		con1 = "con1=fd:6,fd:4"
 	case stdinFramed:
-		con3 = "con3=fd:6,null"
+		con3 = "con3=fd:6,fd:7"
 	}
 	args := []string{
 		"linux.uml", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + self, shareVariable + "=" + share,
