@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 //	archive FILE REF DIR... an archive as of docker save: an image whose layers are the directories
 //	cut FILE BYTES          cuts a file off
 //	sum FILE..., unchanged  remembers what is in files, and checks that it still is
-//	stop SIGNAL CODE FILE COMMAND...
+//	interrupt SIGNAL CODE FILE COMMAND...
 //	                        gives the command half of FILE as standard input, then the signal
 //	waits CODE COMMAND...   the command, with a standard input that never gives anything
 func TestScripts(t *testing.T) {
@@ -59,7 +59,7 @@ func TestScripts(t *testing.T) {
 			"cut":       cmdCut,
 			"sum":       cmdSum,
 			"unchanged": cmdUnchanged,
-			"stop":      cmdStop,
+			"interrupt": cmdInterrupt,
 			"waits":     cmdWaits,
 		},
 	})
@@ -186,10 +186,10 @@ func command(ts *testscript.TestScript, args []string) *exec.Cmd {
 	return cmd
 }
 
-func cmdStop(ts *testscript.TestScript, neg bool, args []string) {
+func cmdInterrupt(ts *testscript.TestScript, neg bool, args []string) {
 	signals := map[string]syscall.Signal{"INT": syscall.SIGINT, "TERM": syscall.SIGTERM}
 	if neg || len(args) < 4 || signals[args[0]] == 0 {
-		ts.Fatalf("usage: stop INT|TERM CODE FILE COMMAND...")
+		ts.Fatalf("usage: interrupt INT|TERM CODE FILE COMMAND...")
 	}
 	archive, err := os.ReadFile(ts.MkAbs(args[2]))
 	ts.Check(err)

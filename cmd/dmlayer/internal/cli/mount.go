@@ -2,11 +2,15 @@ package cli
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -84,13 +88,21 @@ is deactivated when nobody uses it any more.`,
 			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
 				name, err := newFinder(s).node(ctx, target)
 				if err != nil {
-					return err
+					return maybeDirectory(target, err)
 				}
 				return s.Unmount(ctx, name)
 			})
 		},
 	}
 	return exitCodes(cmd, 3, 5, 7, 8)
+}
+
+// maybeDirectory adds how to say that a directory is meant, where one has the name that no node has.
+func maybeDirectory(target string, err error) error {
+	if info, statErr := os.Stat(target); statErr == nil && info.IsDir() && errors.Is(err, errs.ErrNotFound) {
+		return errs.WithHint(err, fmt.Sprintf("for the directory write ./%s", target))
+	}
+	return err
 }
 
 // absolute makes a path absolute; the library works for processes with other working directories.
