@@ -34,6 +34,13 @@ func Fsck(ctx context.Context, dev string, t Type, o FsckOptions) (FsckResult, e
 	if err := t.Valid(); err != nil {
 		return FsckResult{}, fmt.Errorf("check %s: %w", dev, err)
 	}
+	f, err := OpenReadable(dev)
+	if err != nil {
+		return FsckResult{}, fmt.Errorf("check %s: %w", dev, err)
+	}
+	if err := f.Close(); err != nil {
+		return FsckResult{}, fail("check", dev, err)
+	}
 	cmd := run.Cmd{Program: "e2fsck", Args: e2fsckArgs(o, dev)}
 	judge := judgeE2fsck
 	if t == XFS {
@@ -118,8 +125,6 @@ func judgeXFSRepair(code int, o FsckOptions, out string, err error) (FsckResult,
 		return FsckResult{}, errs.WithHint(&classed{err, errs.ErrDamaged}, "mount and unmount it once, which replays its log, then check again")
 	case textMounted.MatchString(out):
 		return FsckResult{}, &classed{err, errs.ErrBusy}
-	case strings.Contains(out, "No such file"):
-		return FsckResult{}, &classed{err, errs.ErrNotFound}
 	}
 	return FsckResult{}, &classed{err, errs.ErrDamaged}
 }

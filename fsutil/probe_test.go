@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"math/rand"
 	"os"
 	"path/filepath"
@@ -237,19 +238,38 @@ func TestReadFSRefuses(t *testing.T) {
 	}
 }
 
-func FuzzProbe(f *testing.F) {
-	for _, m := range magics {
-		if m.off < 1<<17 {
-			b := make([]byte, m.off+4096)
-			copy(b[m.off:], m.bytes)
-			f.Add(b, int64(0))
+// patch is a device of zeros with some bytes at one place.
+type patch struct {
+	b    []byte
+	at   int64
+	size int64
+}
+
+func (p patch) ReadAt(buf []byte, off int64) (int, error) {
+	n := int(max(0, min(int64(len(buf)), p.size-off)))
+	clear(buf[:n])
+	for i, b := range p.b {
+		if j := p.at - off + int64(i); j >= 0 && j < int64(n) {
+			buf[j] = b
 		}
 	}
-	f.Add(extSuperblock(0x4, 0x2, 0)[:4096], int64(1))
-	f.Add([]byte("XFSB"), int64(-5))
-	f.Fuzz(func(t *testing.T, b []byte, more int64) {
-		size := int64(len(b))
-		found, err := ProbeReader(bytes.NewReader(b), size)
+	if n < len(buf) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+func FuzzProbe(f *testing.F) {
+	for _, m := range magics {
+		f.Add([]byte(m.bytes), m.off, int64(probeSize))
+	}
+	f.Add(extSuperblock(0x4, 0x2, 0)[1024:1200], int64(1024), int64(1<<20))
+	f.Add([]byte("XFSB"), int64(0), int64(-5))
+	f.Add([]byte("EFI PART"), int64(3584), int64(4096))
+	f.Add([]byte("LABELONE"), int64(512), int64(700))
+	f.Fuzz(func(t *testing.T, b []byte, at, size int64) {
+		r := patch{b, at, size}
+		found, err := ProbeReader(r, size)
 		if err != nil {
 			t.Fatalf("it can be read, and yet: %v", err)
 		}
@@ -258,10 +278,13 @@ func FuzzProbe(f *testing.F) {
 				t.Errorf("%+v in %d bytes", s, size)
 			}
 		}
-		// A device that claims another size gives an error or an answer.
-		_, _ = ProbeReader(bytes.NewReader(b), size+more)
-		if fs, err := ReadFS(bytes.NewReader(b)); err == nil && (fs.Size == 0 || fs.BlockSize < 512 || fs.Size%uint64(fs.BlockSize) != 0) {
+		if fs, err := ReadFS(r); err == nil && (fs.Size == 0 || fs.BlockSize < 512 || fs.Size%uint64(fs.BlockSize) != 0) {
 			t.Errorf("%+v", fs)
+		}
+		if size > 0 { // a device that ends before it says
+			if found, err := ProbeReader(r, size+4096); err == nil && size > 512 && len(found) > 0 && found[0].Offset >= size {
+				t.Errorf("%+v in %d bytes", found, size)
+			}
 		}
 	})
 }

@@ -96,7 +96,7 @@ func Output(ctx context.Context, program string, args ...string) ([]byte, error)
 // *Error, for programs whose exit code is an answer (e2fsck).
 //
 // When ctx ends, the program's process group gets SIGTERM, three seconds later SIGKILL, and Do returns
-// once the program is gone. When this process dies, the program gets SIGTERM, unless Outlive is set.
+// once the program is gone. When this process dies, the program is killed, unless Outlive is set.
 func Do(ctx context.Context, c Cmd) (Result, error) {
 	path, err := Look(c.Program)
 	if err != nil {
@@ -118,7 +118,7 @@ func Do(ctx context.Context, c Cmd) (Result, error) {
 	cmd.Stdout, cmd.Stderr = stdout, stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if !c.Outlive {
-		cmd.SysProcAttr.Pdeathsig = syscall.SIGTERM
+		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // ends it also while start has it stopped
 	}
 	cmd.Cancel = func() error { return group.end(cmd.Process.Pid) }
 	cmd.WaitDelay = 2 * grace // a daemon that kept our pipes must not hold us

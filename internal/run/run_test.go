@@ -199,6 +199,63 @@ func TestTooMuchOutput(t *testing.T) {
 	}
 }
 
+// A lock that goes with the last copy of its descriptor is free at once, though programs are started all the time:
+// when it is closed between starts, and when it was closed any time and is looked at between starts.
+func TestBetweenStarts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lock")
+	lock := func(t *testing.T) *os.File {
+		t.Helper()
+		f, err := os.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			t.Fatalf("a program has a copy of a closed descriptor: %v", err)
+		}
+		return f
+	}
+	for name, round := range map[string]func(t *testing.T) error{
+		"closed": func(t *testing.T) error {
+			f := lock(t)
+			return run.BetweenStarts(f.Close)
+		},
+		"looked at": func(t *testing.T) error {
+			var f *os.File
+			err := run.BetweenStarts(func() error { f = lock(t); return nil })
+			return errors.Join(err, f.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stop := startMany(t)
+			defer stop()
+			for before := run.Started(); run.Started()-before < 100; {
+				if err := round(t); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// startMany starts one program after the other until stop is called.
+func startMany(t *testing.T) (stop func()) {
+	quit, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-quit:
+				return
+			default:
+				if err := run.Run(t.Context(), "true"); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}()
+	return func() { close(quit); <-done }
+}
+
 func TestMissingProgram(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	for _, tc := range []struct{ tool, hint string }{
