@@ -120,7 +120,7 @@ func (o *op) setForeign(ctx context.Context, n *metadata.Node, foreign bool) err
 	if err != nil {
 		return err
 	}
-	o.s.remember(*n)
+	o.remember(*n)
 	return pointAttachForeign.Hit()
 }
 

@@ -22,6 +22,7 @@ var (
 	pointResizeTable  = fault.New("layer.resize.table")
 	pointResizeGrown  = fault.New("layer.resize.grown")
 	pointRenameRecord = fault.New("layer.rename.recorded")
+	pointLabelRecord  = fault.New("layer.label.recorded")
 )
 
 // Reset brings a snapshot or volume back to the content of its parent, or of a layer, in time that does
@@ -64,7 +65,7 @@ func (s *Store) reset(ctx context.Context, name, to string) error {
 	if err != nil {
 		return undoing(ctx, err, o.undo(fresh.ID))
 	}
-	o.s.remember(fresh)
+	o.remember(fresh)
 	if err := pointResetRecord.Hit(); err != nil {
 		return err
 	}
@@ -124,7 +125,7 @@ func (s *Store) resize(ctx context.Context, name string, size int64) error {
 		if err != nil {
 			return err
 		}
-		o.s.remember(n)
+		o.remember(n)
 	}
 	if err := pointResizeRecord.Hit(); err != nil {
 		return err
@@ -205,7 +206,7 @@ func (s *Store) rename(ctx context.Context, old, new string) error {
 	if err != nil {
 		return err
 	}
-	s.forget(old)
+	s.hints.drop(old)
 	return pointRenameRecord.Hit()
 }
 
@@ -224,7 +225,7 @@ func (s *Store) label(ctx context.Context, name string, set map[string]string, r
 	if err != nil {
 		return err
 	}
-	return o.edit(ctx, n.Key, func(n *metadata.Node) {
+	err = o.edit(ctx, n.Key, func(n *metadata.Node) {
 		labels := maps.Clone(n.Labels)
 		if labels == nil {
 			labels = map[string]string{}
@@ -235,6 +236,10 @@ func (s *Store) label(ctx context.Context, name string, set map[string]string, r
 		}
 		n.Labels = labels
 	})
+	if err != nil {
+		return err
+	}
+	return pointLabelRecord.Hit()
 }
 
 // edit changes a record of which nothing in the kernel depends. The node's lock is held.
@@ -248,7 +253,7 @@ func (o *op) edit(ctx context.Context, key metadata.Key, change func(*metadata.N
 		return tx.PutNode(n)
 	})
 	if err == nil {
-		o.s.remember(n)
+		o.remember(n)
 	}
 	return err
 }

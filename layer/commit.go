@@ -49,12 +49,25 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 		return Node{}, err
 	}
 	if co.Move {
+		if err := o.unclaimed(src); err != nil {
+			return Node{}, err
+		}
 		done, n, err := o.commitInPlace(ctx, src, name, co)
 		if done || err != nil {
 			return n, err
 		}
 	}
 	return o.commitCopy(ctx, src, name, co)
+}
+
+// unclaimed is ErrBusy for a node that somebody claims: what he was promised would go with its name.
+func (o *op) unclaimed(n metadata.Node) error {
+	held, err := o.claims(n.ID)
+	if err == nil && len(held) > 0 {
+		err = fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy)
+		err = errs.WithHint(err, "dmlayer detach "+n.Name+", or commit without --move")
+	}
+	return err
 }
 
 // commitCopy makes the layer from a thin snapshot of the node, whose lock is held.
@@ -87,9 +100,9 @@ func (o *op) commitCopy(ctx context.Context, src metadata.Node, name string, co 
 	if err != nil {
 		return Node{}, undoing(ctx, err, o.undo(n.ID))
 	}
-	o.s.remember(n)
+	o.remember(n)
 	if co.Move {
-		o.s.forget(src.Name)
+		o.s.hints.drop(src.Name)
 		if err := o.clean(src.ID); err != nil { // goes now if nobody has it open, else with its last user
 			return Node{}, err
 		}
@@ -182,8 +195,8 @@ func (o *op) commitInPlace(ctx context.Context, src metadata.Node, name string, 
 	if err != nil {
 		return false, Node{}, err
 	}
-	o.s.forget(src.Name)
-	o.s.remember(n)
+	o.s.hints.drop(src.Name)
+	o.remember(n)
 	return true, public(n, parent), pointMoveRecord.Hit()
 }
 

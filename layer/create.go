@@ -58,7 +58,20 @@ func checkSize(kind, name string, size int64) error {
 	return nil
 }
 
-func (s *Store) createSnapshot(ctx context.Context, name string, so SnapshotOptions) (Node, error) {
+func (s *Store) createSnapshot(ctx context.Context, name string, so SnapshotOptions) (n Node, err error) {
+	for {
+		n, err = s.trySnapshot(ctx, name, so)
+		if !errors.Is(err, errStale) {
+			return n, err
+		}
+	}
+}
+
+// errStale says that what this process remembered of a parent is no longer so. It has been forgotten,
+// and the operation begins again.
+var errStale = fmt.Errorf("the parent was removed or replaced meanwhile: %w", errs.ErrNotFound)
+
+func (s *Store) trySnapshot(ctx context.Context, name string, so SnapshotOptions) (Node, error) {
 	o, parent, err := s.beginChild(ctx, name, so.Parent, so.Size)
 	if err != nil {
 		return Node{}, err
@@ -99,10 +112,7 @@ func (s *Store) beginChild(ctx context.Context, name, parent string, size int64)
 }
 
 func (o *op) parent(ctx context.Context, name, parent string, size int64) (metadata.Node, error) {
-	p, err := o.guess(ctx, parent)
-	if err == nil {
-		err = o.checkChild(ctx, name, parent)
-	}
+	p, err := o.currentParent(ctx, name, parent, lookup)
 	// A layer never changes, so its children need no lock: the record's transaction looks again.
 	if err == nil && p.Kind != metadata.KindLayer {
 		p, err = o.lockNode(ctx, parent)
@@ -110,16 +120,32 @@ func (o *op) parent(ctx context.Context, name, parent string, size int64) (metad
 	if err != nil {
 		return p, err
 	}
-	o.s.remember(p)
 	return p, checkFits(p, size)
 }
 
-// checkChild spares a thin device where it is plain before that it will not be recorded.
-func (o *op) checkChild(ctx context.Context, name, parent string) error {
-	if _, ok := o.s.remembered(parent); ok {
-		return nil // the record's transaction checks
+// currentParent returns the parent of a node to be made. Where that takes a transaction, it also spares
+// a thin device that would not be recorded because the name is taken; the record's own transaction
+// checks in any case.
+func (o *op) currentParent(ctx context.Context, name, parent string, find func(*metadata.Tx, string) (metadata.Node, error)) (metadata.Node, error) {
+	version, err := o.Records.Version()
+	if err != nil {
+		return metadata.Node{}, err
 	}
-	return o.view(ctx, func(tx *metadata.Tx) error { return nameFree(tx, name) })
+	if p, ok := o.s.hints.at(parent, version); ok {
+		return p, nil
+	}
+	var p metadata.Node
+	err = o.view(ctx, func(tx *metadata.Tx) (err error) {
+		if err := nameFree(tx, name); err != nil {
+			return err
+		}
+		p, err = find(tx, parent)
+		return err
+	})
+	if err == nil {
+		o.remember(p)
+	}
+	return p, err
 }
 
 func nameFree(tx *metadata.Tx, name string) error {
@@ -144,7 +170,12 @@ func checkFits(parent metadata.Node, size int64) error {
 func (o *op) snapshotOf(ctx context.Context, origin metadata.Node) (metadata.ThinID, error) {
 	if origin.Kind == metadata.KindLayer || origin.Kind == metadata.KindTemplate {
 		return o.newThin(ctx, func(id metadata.ThinID) error {
-			return o.Thin.CreateSnap(thinpool.ID(id), thinpool.ID(origin.ID))
+			err := o.Thin.CreateSnap(thinpool.ID(id), thinpool.ID(origin.ID))
+			if errors.Is(err, thinpool.ErrNoDevice) {
+				// Nobody locks a layer to make a child of it: it may be gone.
+				err = errors.Join(o.view(ctx, func(tx *metadata.Tx) error { return o.s.sameParent(tx, origin) }), err)
+			}
+			return err
 		})
 	}
 	return o.newThin(ctx, func(id metadata.ThinID) error { return o.snapshotFrozen(ctx, id, origin) })
@@ -169,7 +200,7 @@ func (o *op) newThin(ctx context.Context, create func(metadata.ThinID) error) (m
 		if err == nil {
 			err = pointThinCreated.Hit()
 		}
-		if errors.Is(err, thinpool.ErrNoDevice) {
+		if errors.Is(err, thinpool.ErrNoDevice) && !errors.Is(err, errStale) {
 			err = errs.WithHint(fmt.Errorf("the origin's thin device is not in the pool: %w: %w", err, errs.ErrDamaged), "dmlayer pool inspect tells what state the pool is in")
 		}
 		if err != nil {
@@ -186,18 +217,26 @@ func (o *op) record(ctx context.Context, n metadata.Node, parent metadata.Node) 
 		if err := nameFree(tx, n.Name); err != nil {
 			return err
 		}
-		now, err := tx.NodeByKey(parent.Key)
-		if err != nil || now.ID != parent.ID {
-			o.s.forget(parent.Name)
-			return fmt.Errorf("parent %q was removed or reset meanwhile: %w", parent.Name, errs.ErrNotFound)
+		if err := o.s.sameParent(tx, parent); err != nil {
+			return err
 		}
 		n, err = tx.AddNode(n)
 		return err
 	})
 	if err == nil {
-		o.s.remember(n)
+		o.remember(n)
 	}
 	return n, err
+}
+
+// sameParent is errStale where the parent that an operation began with is not the parent any more.
+func (s *Store) sameParent(tx *metadata.Tx, parent metadata.Node) error {
+	now, err := tx.Node(parent.Name)
+	if errors.Is(err, errs.ErrNotFound) || err == nil && (now.Key != parent.Key || now.ID != parent.ID) {
+		s.hints.drop(parent.Name)
+		return errStale
+	}
+	return err
 }
 
 // undo returns what takes a new thin device back that was not recorded. Where it fails, the next open

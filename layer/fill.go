@@ -43,7 +43,7 @@ func (w *LayerWriter) Blob(kind string) (io.WriteCloser, error) {
 	if !blobKind.MatchString(kind) {
 		return nil, fmt.Errorf("side file %q: %w", kind, errs.ErrInvalid)
 	}
-	if err := os.MkdirAll(w.store.pool.BlobDir(), 0o700); err != nil {
+	if err := os.MkdirAll(w.store.blobDir(w.id), 0o700); err != nil {
 		return nil, fmt.Errorf("side file %q: %w", kind, err)
 	}
 	f, err := os.OpenFile(w.store.blobPath(w.id, kind), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -69,7 +69,7 @@ func (w *LayerWriter) finish() error {
 		all = errors.Join(all, f.Sync(), f.Close())
 	}
 	w.open = nil
-	return errors.Join(all, fsutil.SyncDir(w.store.pool.BlobDir()))
+	return errors.Join(all, fsutil.SyncDir(w.store.blobDir(w.id)), fsutil.SyncDir(w.store.pool.BlobDir()))
 }
 
 // abandon closes the side files of a layer that will not be.
@@ -124,13 +124,28 @@ func (s *Store) CreateLayer(ctx context.Context, name string, lo LayerOptions, f
 	return n, opError("create layer", name, err)
 }
 
-func (s *Store) createLayer(ctx context.Context, name string, lo LayerOptions, fill func(ctx context.Context, w *LayerWriter) error) (Node, error) {
+func (s *Store) createLayer(ctx context.Context, name string, lo LayerOptions, fill func(ctx context.Context, w *LayerWriter) error) (n Node, err error) {
+	filled := false
+	once := func(ctx context.Context, w *LayerWriter) error {
+		filled = true
+		return fill(ctx, w)
+	}
+	for {
+		n, err = s.tryLayer(ctx, name, lo, once)
+		if filled || !errors.Is(err, errStale) {
+			return n, err
+		}
+	}
+}
+
+func (s *Store) tryLayer(ctx context.Context, name string, lo LayerOptions, fill func(ctx context.Context, w *LayerWriter) error) (Node, error) {
 	o, parent, err := s.beginChild(ctx, name, lo.Parent, lo.Size)
 	if err != nil {
 		return Node{}, err
 	}
 	defer o.Exit()
-	if err := o.view(ctx, func(tx *metadata.Tx) error { return nameFree(tx, name) }); err != nil {
+	err = o.view(ctx, func(tx *metadata.Tx) error { return errors.Join(nameFree(tx, name), s.sameParent(tx, parent)) })
+	if err != nil {
 		return Node{}, err
 	}
 	if parent.Kind != metadata.KindLayer && parent.Kind != metadata.KindTemplate {

@@ -73,24 +73,22 @@ func getPublic(tx *metadata.Tx, name string) (Node, error) {
 // suspended: its owner is dead.
 func (o *op) lockNode(ctx context.Context, name string) (metadata.Node, error) {
 	n, err := o.guess(ctx, name)
+	if err != nil {
+		return n, err
+	}
 	for {
-		if err != nil {
-			return n, err
-		}
 		if err := o.LockIDs(ctx, n.ID); err != nil {
 			return n, err
 		}
-		var again metadata.Node
-		err = o.view(ctx, func(tx *metadata.Tx) error {
-			again, err = lookup(tx, name)
-			return err
-		})
+		again, err := o.current(ctx, name)
 		if err == nil && again.ID == n.ID {
-			o.s.remember(again)
 			return again, o.resumeDead(again.ID)
 		}
 		o.UnlockID(n.ID)
-		o.s.forget(name)
+		o.s.hints.drop(name)
+		if err != nil {
+			return again, err
+		}
 		n = again
 	}
 }
@@ -130,37 +128,34 @@ func (o *op) lockPair(ctx context.Context, name string, other func(tx *metadata.
 // guess returns the node as it was last seen, which spares a transaction: what it says is checked
 // under the lock.
 func (o *op) guess(ctx context.Context, name string) (n metadata.Node, err error) {
-	if n, ok := o.s.remembered(name); ok {
+	if n, ok := o.s.hints.get(name); ok {
 		return n, nil
 	}
+	return o.read(ctx, name)
+}
+
+// read looks a node up in a transaction.
+func (o *op) read(ctx context.Context, name string) (n metadata.Node, err error) {
 	err = o.view(ctx, func(tx *metadata.Tx) (err error) {
 		n, err = lookup(tx, name)
 		return err
 	})
+	if err == nil {
+		o.remember(n)
+	}
 	return n, err
 }
 
-// maxHints bounds what a long-lived process remembers.
-const maxHints = 4096
-
-func (s *Store) remember(n metadata.Node) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.hint) >= maxHints {
-		clear(s.hint)
+// current is read without a transaction where the store has not changed since the node was last seen.
+func (o *op) current(ctx context.Context, name string) (metadata.Node, error) {
+	version, err := o.Records.Version()
+	if err != nil {
+		return metadata.Node{}, err
 	}
-	s.hint[n.Name] = n
+	if n, ok := o.s.hints.at(name, version); ok {
+		return n, nil
+	}
+	return o.read(ctx, name)
 }
 
-func (s *Store) remembered(name string) (metadata.Node, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n, ok := s.hint[name]
-	return n, ok
-}
-
-func (s *Store) forget(name string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.hint, name)
-}
+func (o *op) remember(n metadata.Node) { o.s.hints.put(n, o.version) }

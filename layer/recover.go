@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -25,6 +24,9 @@ var (
 // with the lock in hand.
 func (o *op) recover(ctx context.Context) error {
 	if err := o.resumeLeft(); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	if err := o.releaseIdle(); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	if o.Writable() != nil {
@@ -148,14 +150,8 @@ func (o *op) deleteThin(id metadata.ThinID) error {
 	if err := pointRecoverDeleted.Hit(); err != nil {
 		return err
 	}
-	blobs, err := filepath.Glob(o.s.blobPath(id, "*"))
-	if err != nil {
+	if err := os.RemoveAll(o.s.blobDir(id)); err != nil {
 		return err
-	}
-	for _, b := range blobs {
-		if err := removeFile(b); err != nil {
-			return err
-		}
 	}
 	o.s.markGone(id)
 	return nil
@@ -193,4 +189,50 @@ func (o *op) resumeLeft() error {
 		}
 	}
 	return nil
+}
+
+// releaseIdle deactivates what nobody has open or claims: its user died between activating and using
+// it, or between unmounting and deactivating.
+func (o *op) releaseIdle() error {
+	devices, err := o.s.pool.Devices()
+	if err != nil {
+		return err
+	}
+	for id, d := range devices {
+		info, err := o.dm().Info(devmapper.ByUUID(d.UUID))
+		if err != nil || info.OpenCount > 0 {
+			if err := notFoundIsNil(err); err != nil {
+				return err
+			}
+			continue
+		}
+		ok, err := o.TryLockID(id)
+		if err != nil {
+			return err
+		}
+		if !ok {
+			continue // its user lives
+		}
+		err = o.releaseLocked(id)
+		o.UnlockID(id)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// releaseLocked is releaseIdle for one node, whose lock is held.
+func (o *op) releaseLocked(id metadata.ThinID) error {
+	if err := o.resumeDead(id); err != nil {
+		return err
+	}
+	claims, err := o.claims(id)
+	if err != nil || len(claims) > 0 {
+		return err
+	}
+	if err := o.remove(id); !errors.Is(err, devmapper.ErrBusy) {
+		return err
+	}
+	return nil // opened in between
 }

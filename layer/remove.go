@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -40,9 +41,6 @@ func (s *Store) remove(ctx context.Context, name string) error {
 
 // removeLocked removes a node whose lock is held.
 func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
-	if err := o.view(ctx, func(tx *metadata.Tx) error { return unused(tx, n) }); err != nil {
-		return err
-	}
 	if err := o.quiesce(n); err != nil {
 		return err
 	}
@@ -55,13 +53,14 @@ func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
 	if err != nil {
 		return err
 	}
-	o.s.forget(n.Name)
+	o.s.hints.drop(n.Name)
 	if err := pointRemoveTombstone.Hit(); err != nil {
 		return err
 	}
 	if err := removeFile(filepath.Join(o.s.pool.DeviceDir(), n.Name)); err != nil {
 		return err
 	}
+	_ = os.Remove(filepath.Join(o.s.pool.MountDir(), n.Name)) // of a mount that died
 	if err := o.deleteThin(n.ID); err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
 )
@@ -26,7 +27,8 @@ type Store struct {
 
 	mu   sync.Mutex
 	gone map[metadata.ThinID]bool // seen gone under their own lock; to be settled with the next write
-	hint map[string]metadata.Node // what names meant when last seen; always checked again
+
+	hints hints
 }
 
 // Open opens the pool's nodes: it starts the pool if it does not run, checks that records and pool
@@ -40,7 +42,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{pool: p, log: c.Logger, gone: map[metadata.ThinID]bool{}, hint: map[string]metadata.Node{}}
+	s := &Store{pool: p, log: c.Logger, gone: map[metadata.ThinID]bool{}}
 	if err := s.open(ctx); err != nil {
 		_ = p.Close()
 		return nil, err
@@ -72,7 +74,8 @@ func (s *Store) Devmapper() *devmapper.Client { return s.pool.Devmapper() }
 // op is one operation: a session with its locks.
 type op struct {
 	*pool.Session
-	s *Store
+	s       *Store
+	version uint64 // of the store, in the last transaction
 }
 
 func (s *Store) begin(ctx context.Context) (*op, error) {
@@ -80,7 +83,7 @@ func (s *Store) begin(ctx context.Context) (*op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &op{session, s}, nil
+	return &op{Session: session, s: s}, nil
 }
 
 // reader begins an operation that only reads records.
@@ -89,7 +92,7 @@ func (s *Store) reader(ctx context.Context) (*op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &op{session, s}, nil
+	return &op{Session: session, s: s}, nil
 }
 
 // beginWrite begins an operation that sends messages to the pool.
@@ -120,14 +123,20 @@ func (s *Store) beginCreate(ctx context.Context) (*op, error) {
 
 // view runs fn in a read transaction.
 func (o *op) view(ctx context.Context, fn func(tx *metadata.Tx) error) error {
-	return o.Records.View(ctx, fn)
+	return o.Records.View(ctx, func(tx *metadata.Tx) error {
+		o.version = tx.Version()
+		o.s.hints.saw(o.version)
+		return fn(tx)
+	})
 }
 
 // update runs fn in a durable transaction, which also settles what was seen gone before.
 func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 	gone := o.s.seenGone()
 	var low metadata.ThinID
+	var version uint64
 	err := o.Records.Update(ctx, func(tx *metadata.Tx) error {
+		version = tx.Version()
 		if err := fn(tx); err != nil {
 			return err
 		}
@@ -136,6 +145,8 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 		return err
 	})
 	if err == nil {
+		o.version = version
+		o.s.hints.wrote(version)
 		o.s.forgetBelow(low, gone)
 	}
 	return err
@@ -152,6 +163,9 @@ func settle(tx *metadata.Tx, gone map[metadata.ThinID]bool) (low metadata.ThinID
 	r, err := tx.Pool()
 	if err != nil {
 		return 0, err
+	}
+	if r.State != metadata.PoolReady {
+		return 0, fmt.Errorf("pool %q is being destroyed: %w", r.Name, errs.ErrNotFound)
 	}
 	low = r.LowID
 	for low < r.HighID && (gone[low] || tx.Named(low)) {
@@ -193,8 +207,13 @@ func undoing(ctx context.Context, cause error, undo func(ctx context.Context) er
 	return errors.Join(cause, undo(ctx))
 }
 
+// blobDir is the folder of a node's side files.
+func (s *Store) blobDir(id metadata.ThinID) string {
+	return filepath.Join(s.pool.BlobDir(), strconv.FormatUint(uint64(id), 10))
+}
+
 func (s *Store) blobPath(id metadata.ThinID, kind string) string {
-	return filepath.Join(s.pool.BlobDir(), strconv.FormatUint(uint64(id), 10)+"."+kind)
+	return filepath.Join(s.blobDir(id), kind)
 }
 
 func opError(op, name string, err error) error {

@@ -70,19 +70,8 @@ func (s *Store) beginTemplate(ctx context.Context, child string, size int64) (*o
 		if err != nil {
 			return nil, metadata.Node{}, err
 		}
-		t, ok := s.remembered(name)
-		if ok {
-			return o, t, nil
-		}
-		err = o.view(ctx, func(tx *metadata.Tx) error {
-			if err := nameFree(tx, child); err != nil {
-				return err
-			}
-			t, err = tx.Node(name)
-			return err
-		})
+		t, err := o.currentParent(ctx, child, name, (*metadata.Tx).Node)
 		if err == nil {
-			s.remember(t)
 			return o, t, nil
 		}
 		o.Exit() // the chain lock comes before the operation's
@@ -130,7 +119,7 @@ func (s *Store) makeTemplate(ctx context.Context, name string, size int64) error
 	if err != nil {
 		return undoing(ctx, err, o.undo(id))
 	}
-	s.remember(n)
+	o.remember(n)
 	return pointTemplateRecord.Hit()
 }
 

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Key identifies a node for its whole life. Names change by rename and thin ids by reset; the key
-// does not. Zero is "no node".
+// Key identifies a node for its whole life. Names change by rename and thin ids by reset; the key, which
+// is the node's first thin id, does not. Zero is "no node": thin device 0 is the pool's label.
 type Key uint64
 
 // ThinID is the 24-bit number of a thin device inside its pool.

@@ -85,7 +85,7 @@ func Create(path string, pool Pool) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := allocate(tmp, allocationStep); err != nil {
+	if err := reserve(tmp, allocationStep); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, path); err != nil {
@@ -105,7 +105,7 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 // of fn, which is returned as it is, leaves the store as it was.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return s.transact(ctx, false, func(db *bbolt.DB) error {
-		if err := s.extend(db); err != nil {
+		if err := s.extend(); err != nil {
 			return err
 		}
 		return db.Update(func(btx *bbolt.Tx) error { return s.run(btx, fn) })
@@ -169,21 +169,17 @@ func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
 	return fn(tx)
 }
 
-// extend keeps room for a transaction allocated at the end of the file.
-func (s *Store) extend(db *bbolt.DB) error {
-	var used int64
-	if err := db.View(func(tx *bbolt.Tx) error { used = tx.Size(); return nil }); err != nil {
-		return err
+// extend keeps blocks allocated behind the end of the file for the transactions to come.
+func (s *Store) extend() error {
+	var st unix.Stat_t
+	if err := unix.Stat(s.path, &st); err != nil {
+		return &os.PathError{Op: "stat", Path: s.path, Err: err}
 	}
-	fi, err := os.Stat(s.path)
-	if err != nil {
-		return err
-	}
-	if used <= fi.Size()-allocationStep/4 {
+	if st.Blocks*512 >= st.Size+allocationStep/4 {
 		return nil
 	}
 	// Without room the transaction may still fit; if it does not, it says so.
-	if err := allocate(s.path, fi.Size()+allocationStep); err != nil && !errors.Is(err, unix.ENOSPC) {
+	if err := reserve(s.path, st.Size+allocationStep); err != nil && !errors.Is(err, unix.ENOSPC) {
 		return fmt.Errorf("extend record store %s: %w", s.path, err)
 	}
 	return nil
@@ -197,13 +193,14 @@ func options(readOnly bool) *bbolt.Options {
 	}
 }
 
-func allocate(path string, size int64) error {
+// reserve allocates blocks up to size without making the file larger: bbolt maps all of a file.
+func reserve(path string, size int64) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
+	if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size); err != nil {
 		if !errors.Is(err, unix.EOPNOTSUPP) {
 			return &os.PathError{Op: "fallocate", Path: path, Err: err}
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"go.etcd.io/bbolt"
@@ -15,7 +16,7 @@ var (
 	bucketMeta     = []byte("meta")     // keySchema, keyPool
 	bucketNodes    = []byte("nodes")    // key -> Node
 	bucketNames    = []byte("names")    // name -> key
-	bucketIDs      = []byte("ids")      // thin id -> key
+	bucketIDs      = []byte("ids")      // thin id -> key, of nodes whose id is not their key any more
 	bucketChildren = []byte("children") // parent key, key -> nothing
 	bucketTombs    = []byte("tombs")    // thin id -> Tombstone
 	bucketDocs     = []byte("docs")     // kind, NUL, key -> Document
@@ -69,6 +70,10 @@ func (tx *Tx) put(bucket, key []byte, record any) error {
 	return tx.b.Bucket(bucket).Put(key, v)
 }
 
+// Version is the number of the transaction: what Store.Version returns after it, if it changes anything
+// and is committed, and before and after it, if it only reads.
+func (tx *Tx) Version() uint64 { return uint64(tx.b.ID()) }
+
 // Pool returns the pool's record.
 func (tx *Tx) Pool() (Pool, error) {
 	var p Pool
@@ -96,11 +101,17 @@ func (tx *Tx) NodeByKey(key Key) (Node, error) { return tx.node(u64(key)) }
 
 // NodeByID returns the node that owns a thin id, or ErrNotFound.
 func (tx *Tx) NodeByID(id ThinID) (Node, error) {
-	k := tx.b.Bucket(bucketIDs).Get(u32(id))
-	if k == nil {
-		return Node{}, fmt.Errorf("node with thin id %d: %w", id, errs.ErrNotFound)
+	if k := tx.b.Bucket(bucketIDs).Get(u32(id)); k != nil {
+		return tx.node(k)
 	}
-	return tx.node(k)
+	n, err := tx.NodeByKey(Key(id))
+	if err == nil && n.ID != id {
+		err = errs.ErrNotFound
+	}
+	if err != nil {
+		return Node{}, fmt.Errorf("node with thin id %d: %w", id, err)
+	}
+	return n, nil
 }
 
 func (tx *Tx) node(key []byte) (Node, error) {
@@ -124,13 +135,7 @@ func (tx *Tx) Nodes(fn func(Node) error) error {
 	})
 }
 
-// NextKey returns a key that no node ever had.
-func (tx *Tx) NextKey() (Key, error) {
-	n, err := tx.b.Bucket(bucketNodes).NextSequence()
-	return Key(n), err
-}
-
-// AddNode records a new node under a new key, which it returns. A taken name is ErrExists, a thin id
+// AddNode records a new node. Its key is its first thin id, which no other node will ever have. A taken name is ErrExists, a thin id
 // that another record or a tombstone names is ErrDamaged, a parent that is gone is ErrNotFound.
 func (tx *Tx) AddNode(n Node) (Node, error) {
 	if other, err := tx.Node(n.Name); err == nil {
@@ -144,11 +149,10 @@ func (tx *Tx) AddNode(n Node) (Node, error) {
 			return n, fmt.Errorf("parent of %q: %w", n.Name, err)
 		}
 	}
-	key, err := tx.NextKey()
-	if err != nil {
-		return n, err
+	n.Key = Key(n.ID)
+	if _, err := tx.NodeByKey(n.Key); err == nil {
+		return n, fmt.Errorf("thin id %d was used before: %w", n.ID, errs.ErrDamaged)
 	}
-	n.Key = key
 	if err := tx.index(n); err != nil {
 		return n, err
 	}
@@ -201,8 +205,10 @@ func (tx *Tx) index(n Node) error {
 	if err := tx.b.Bucket(bucketNames).Put([]byte(n.Name), u64(n.Key)); err != nil {
 		return err
 	}
-	if err := tx.b.Bucket(bucketIDs).Put(u32(n.ID), u64(n.Key)); err != nil {
-		return err
+	if Key(n.ID) != n.Key {
+		if err := tx.b.Bucket(bucketIDs).Put(u32(n.ID), u64(n.Key)); err != nil {
+			return err
+		}
 	}
 	if n.Parent == 0 {
 		return nil
@@ -224,7 +230,7 @@ func (tx *Tx) checkFreeID(id ThinID) error {
 	if n, err := tx.NodeByID(id); err == nil {
 		return fmt.Errorf("thin id %d belongs to %q: %w", id, n.Name, errs.ErrDamaged)
 	}
-	if tx.b.Bucket(bucketTombs).Get(u32(id)) != nil {
+	if tx.Tombstone(id) {
 		return fmt.Errorf("thin id %d is being deleted: %w", id, errs.ErrDamaged)
 	}
 	return nil
@@ -254,7 +260,11 @@ func (tx *Tx) HasChildren(key Key) bool {
 
 // Named tells whether a record or a tombstone names the thin id.
 func (tx *Tx) Named(id ThinID) bool {
-	return tx.b.Bucket(bucketIDs).Get(u32(id)) != nil || tx.b.Bucket(bucketTombs).Get(u32(id)) != nil
+	if tx.Tombstone(id) {
+		return true
+	}
+	_, err := tx.NodeByID(id)
+	return !errors.Is(err, errs.ErrNotFound)
 }
 
 // PutTombstone records that a thin device is being deleted.

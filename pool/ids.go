@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 
@@ -37,59 +37,53 @@ type cursor struct {
 	next, high metadata.ThinID
 }
 
-func (p *Pool) cursorFile() string { return filepath.Join(p.StateDir(), "cursor") }
-
 var bootID = sync.OnceValues(func() ([]byte, error) {
 	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return []byte(strings.TrimSpace(string(b))), err
 })
 
-// The file: boot id (36 bytes), next, high, and a checksum of all that.
-const cursorSize = 36 + 4 + 4 + 4
+// The cursor lies in the lock file: boot id (36 bytes), the pool's UUID (32), next, high (u32, little
+// endian) and an IEEE CRC-32 of all that.
+const (
+	cursorNext = 36 + 32
+	cursorHigh = cursorNext + 4
+	cursorSum  = cursorHigh + 4
+	cursorSize = cursorSum + 4
+)
 
 // readCursor returns false where the cursor is lost: after a reboot, or where the run directory was
 // cleaned. Allocation then goes on at the high mark.
-func (p *Pool) readCursor() (cursor, bool, error) {
+func (s *Session) readCursor() (cursor, bool, error) {
 	boot, err := bootID()
 	if err != nil {
 		return cursor{}, false, fmt.Errorf("read boot id: %w", err)
 	}
-	b, err := os.ReadFile(p.cursorFile())
-	if errors.Is(err, os.ErrNotExist) {
-		return cursor{}, false, nil
+	b := make([]byte, cursorSize)
+	if _, err := s.holder.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return cursor{}, false, fmt.Errorf("read cursor of pool %q: %w", s.p.files.name, err)
 	}
-	if err != nil {
-		return cursor{}, false, fmt.Errorf("read cursor of pool %q: %w", p.files.name, err)
-	}
-	if len(b) != cursorSize || string(b[:36]) != string(boot) ||
-		binary.LittleEndian.Uint32(b[44:]) != crc32.ChecksumIEEE(b[:44]) {
+	if string(b[:cursorNext]) != string(boot)+s.p.record.UUID ||
+		binary.LittleEndian.Uint32(b[cursorSum:]) != crc32.ChecksumIEEE(b[:cursorSum]) {
 		return cursor{}, false, nil
 	}
 	return cursor{
-		next: metadata.ThinID(binary.LittleEndian.Uint32(b[36:])),
-		high: metadata.ThinID(binary.LittleEndian.Uint32(b[40:])),
+		next: metadata.ThinID(binary.LittleEndian.Uint32(b[cursorNext:])),
+		high: metadata.ThinID(binary.LittleEndian.Uint32(b[cursorHigh:])),
 	}, true, nil
 }
 
-func (p *Pool) writeCursor(c cursor) error {
+func (s *Session) writeCursor(c cursor) error {
 	boot, err := bootID()
 	if err != nil {
 		return fmt.Errorf("read boot id: %w", err)
 	}
 	b := append(make([]byte, 0, cursorSize), boot...)
+	b = append(b, s.p.record.UUID...)
 	b = binary.LittleEndian.AppendUint32(b, uint32(c.next))
 	b = binary.LittleEndian.AppendUint32(b, uint32(c.high))
 	b = binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
-	f, err := os.OpenFile(p.cursorFile(), os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return fmt.Errorf("write cursor of pool %q: %w", p.files.name, err)
-	}
-	_, err = f.WriteAt(b, 0)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("write cursor of pool %q: %w", p.files.name, err)
+	if _, err := s.holder.WriteAt(b, 0); err != nil {
+		return fmt.Errorf("write cursor of pool %q: %w", s.p.files.name, err)
 	}
 	return nil
 }
@@ -98,7 +92,7 @@ func (p *Pool) writeCursor(c cursor) error {
 // the caller unlocks it and takes the next.
 func (s *Session) AllocateID(ctx context.Context) (id metadata.ThinID, err error) {
 	err = s.withPoolLock(ctx, func() error {
-		c, known, err := s.p.readCursor()
+		c, known, err := s.readCursor()
 		if err != nil {
 			return err
 		}
@@ -116,7 +110,7 @@ func (s *Session) AllocateID(ctx context.Context) (id metadata.ThinID, err error
 				return err
 			}
 			if ok {
-				if err := s.p.writeCursor(c); err != nil {
+				if err := s.writeCursor(c); err != nil {
 					return err
 				}
 				return pointAllocated.Hit()
@@ -131,7 +125,7 @@ func (s *Session) AllocateID(ctx context.Context) (id metadata.ThinID, err error
 
 // InFlight returns the bounds of the thin ids that may have been handed out and not been recorded.
 func (s *Session) InFlight(record metadata.Pool) (low, cursor metadata.ThinID, err error) {
-	c, known, err := s.p.readCursor()
+	c, known, err := s.readCursor()
 	if err != nil {
 		return 0, 0, err
 	}

@@ -13,9 +13,12 @@ import (
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
+
+var pointLabelActive = fault.New("pool.label.active")
 
 // The label lies at the start of thin device 0: magic, length (u32, little endian), JSON, CRC-32C of
 // the JSON. Virtual size costs nothing; the rest is kept for a copy of the records.
@@ -93,6 +96,9 @@ func (s *Session) withLabel(write bool, fn func(*os.File) error) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, p.removeDevice(uuid)) }()
+	if err := pointLabelActive.Hit(); err != nil {
+		return err
+	}
 	path, err := s.p.DeviceNode(info.Dev)
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
@@ -16,6 +15,7 @@ import (
 var (
 	pointFilesMetadata = fault.New("pool.create.metadata-file")
 	pointFilesData     = fault.New("pool.create.data-file")
+	pointFilesRemoved  = fault.New("pool.destroy.data-file")
 )
 
 // backing is what a pool lies on: it makes, finds and takes away two block devices.
@@ -150,10 +150,14 @@ func (l loopback) remove(ctx context.Context) error {
 	if err := l.detached(ctx); err != nil {
 		return err
 	}
-	for _, path := range []string{l.record.Backing.DataFile, l.record.Backing.MetadataFile} {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
-		}
+	if err := removeFiles(l.record.Backing.DataFile); err != nil {
+		return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
+	}
+	if err := pointFilesRemoved.Hit(); err != nil {
+		return err
+	}
+	if err := removeFiles(l.record.Backing.MetadataFile); err != nil {
+		return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
 	}
 	return nil
 }

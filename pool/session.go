@@ -189,6 +189,9 @@ func (s *Session) look() error {
 	if err != nil {
 		return err
 	}
+	if s.p.startDied() {
+		return devmapper.ErrNotFound
+	}
 	s.Thin, s.Device, s.Status = thin, info.Dev, st
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -16,8 +17,11 @@ import (
 
 var (
 	pointStartAttached  = fault.New("pool.start.attached")
+	pointStartMetadata  = fault.New("pool.start.metadata")
 	pointStartActivated = fault.New("pool.start.activated")
+	pointStartPaired    = fault.New("pool.start.paired")
 	pointStopDevices    = fault.New("pool.stop.devices")
+	pointStopPool       = fault.New("pool.stop.pool")
 )
 
 // lowWater is the number of free blocks, in percent, below which the kernel sends an event.
@@ -47,26 +51,64 @@ func (s *Session) start(ctx context.Context) (err error) {
 			err = fmt.Errorf("start pool %q: %w", p.files.name, kernelError(err))
 		}
 	}()
-	if err := s.readRecord(ctx); err != nil { // it may have been destroyed while we waited
-		return p.notFound(err)
-	}
-	if p.record.State != metadata.PoolReady {
-		return p.notFound(errs.ErrNotFound)
+	if err := s.stillThere(ctx); err != nil {
+		return err
 	}
 	b, err := backingOf(p.record)
 	if err != nil {
 		return err
 	}
-	if err := s.activate(ctx, b); err != nil {
+	if err := s.deactivateAll(ctx); err != nil { // what a start left that died
 		return err
 	}
-	err = s.meet(ctx)
+	if err := p.markStarting(); err != nil {
+		return err
+	}
+	if err = s.activate(ctx, b); err == nil {
+		err = s.meet(ctx)
+	}
 	if err == nil {
-		return nil
+		return p.unmarkStarting()
 	}
 	undo, cancel := undoContext(ctx)
 	defer cancel()
-	return errors.Join(err, s.deactivateAll(undo), b.detached(undo))
+	err = errors.Join(err, s.deactivateAll(undo), b.detached(undo))
+	return errors.Join(err, p.unmarkStarting())
+}
+
+// stillThere looks whether the pool was destroyed, and perhaps made anew, since it was opened.
+func (s *Session) stillThere(ctx context.Context) error {
+	var now metadata.Pool
+	err := s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
+		now, err = tx.Pool()
+		return err
+	})
+	if err == nil && now.State != metadata.PoolReady {
+		err = errs.ErrNotFound
+	}
+	if err == nil && now.UUID != s.p.record.UUID {
+		err = fmt.Errorf("it was destroyed and made anew: %w", errs.ErrNotFound)
+	}
+	return s.p.notFound(err)
+}
+
+// startMark is there from before the pool is activated until it has been found to be the right one.
+// Where it is and nobody holds the start/stop lock exclusively, a start died in between: what runs has
+// not been checked and must not be used.
+func (p *Pool) startMark() string { return filepath.Join(p.StateDir(), "starting") }
+
+func (p *Pool) markStarting() error {
+	if err := makeDirs(p.StateDir()); err != nil {
+		return err
+	}
+	return os.WriteFile(p.startMark(), nil, 0o600)
+}
+
+func (p *Pool) unmarkStarting() error { return removeFiles(p.startMark()) }
+
+func (p *Pool) startDied() bool {
+	_, err := os.Lstat(p.startMark())
+	return err == nil
 }
 
 // meet checks that the pool that was just activated is ours, and marks the start.
@@ -76,6 +118,9 @@ func (s *Session) meet(ctx context.Context) error {
 	}
 	return s.withPoolLock(ctx, func() error {
 		if _, err := s.pairLocked(ctx); err != nil {
+			return err
+		}
+		if err := pointStartPaired.Hit(); err != nil {
 			return err
 		}
 		if err := s.checkLabel(); err != nil {
@@ -111,10 +156,10 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 	}
 	table := p.table(meta, a.data, a.dataSize)
 	length := devmapper.SectorsOf(uint64(a.dataSize / p.record.BlockSize * p.record.BlockSize))
-	uuid := deviceUUID(p.record.UUID, suffixPool)
-	if err := p.removeDevice(uuid); err != nil { // of a start that died before the resume
-		return err
+	if err := pointStartMetadata.Hit(); err != nil {
+		return errors.Join(err, p.removeDevice(deviceUUID(p.record.UUID, suffixMetadata)))
 	}
+	uuid := deviceUUID(p.record.UUID, suffixPool)
 	info, err := thinpool.ActivatePool(p.dm, deviceName(p.record.UUID, suffixPool), uuid, length, table)
 	if err != nil {
 		return errors.Join(err, p.removeDevice(deviceUUID(p.record.UUID, suffixMetadata)))
@@ -131,10 +176,6 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 func (p *Pool) activateMetadata(a attached) (devmapper.DevNum, error) {
 	uuid := deviceUUID(p.record.UUID, suffixMetadata)
 	size := devmapper.SectorsOf(uint64(a.metadataSize-p.record.Backing.MetadataHeld) &^ 4095)
-	// What a start that died left is made anew, so that it is known to be right.
-	if err := p.removeDevice(uuid); err != nil {
-		return devmapper.DevNum{}, err
-	}
 	if _, err := p.dm.Create(deviceName(p.record.UUID, suffixMetadata), uuid); err != nil {
 		return devmapper.DevNum{}, err
 	}
@@ -248,12 +289,13 @@ func (s *Session) deactivateAll(ctx context.Context) error {
 	if err := pointStopDevices.Hit(); err != nil {
 		return err
 	}
-	for _, uuid := range own {
-		if err := p.removeDevice(uuid); err != nil {
-			return err
-		}
+	if err := p.removeDevice(own[0]); err != nil {
+		return err
 	}
-	return nil
+	if err := pointStopPool.Hit(); err != nil {
+		return err
+	}
+	return p.removeDevice(own[1])
 }
 
 // removeDevice removes one dm device; one that is not there is no error.

@@ -10,6 +10,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
@@ -157,7 +158,13 @@ func (h *Holder) TryLock(r Range, mode Mode) (bool, error) {
 
 // took books a range that the kernel has given, if the file still is the one at the path. Otherwise it
 // gives the range back and, where nothing is lost by that, goes over to the new file.
+//
+// With its first lock a Holder settles for a file; whoever replaces it after that is met by the next Holder.
 func (h *Holder) took(r Range) (bool, error) {
+	if len(h.held) > 0 {
+		h.held = append(h.held, r)
+		return true, nil
+	}
 	moved, err := h.moved()
 	if err == nil && !moved {
 		h.held = append(h.held, r)
@@ -205,6 +212,31 @@ func (h *Holder) Unlock(r Range) error {
 		return h.fail("unlock "+r.String()+" of", err)
 	}
 	return nil
+}
+
+// ReadAt reads the lock file itself, which may hold what is only looked at under a lock. At its end the error
+// is io.EOF.
+func (h *Holder) ReadAt(b []byte, off int64) (int, error) {
+	n, err := ignoringEINTR(func() (int, error) { return unix.Pread(h.fd, b, off) })
+	if err != nil {
+		return 0, h.fail("read lock file", err)
+	}
+	if n < len(b) {
+		return n, io.EOF
+	}
+	return n, nil
+}
+
+// WriteAt writes to the lock file itself. What is written lives as long as the file does.
+func (h *Holder) WriteAt(b []byte, off int64) (int, error) {
+	n, err := ignoringEINTR(func() (int, error) { return unix.Pwrite(h.fd, b, off) })
+	if err != nil {
+		return 0, h.fail("write lock file", err)
+	}
+	if n < len(b) {
+		return n, h.fail("write lock file", io.ErrShortWrite)
+	}
+	return n, nil
 }
 
 // Held says whether somebody else, in this process or another, holds any lock in the range.

@@ -1,0 +1,61 @@
+package metadata
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"os"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// Where bbolt keeps the number of the last transaction (internal/common/meta.go of bbolt 1.x, file
+// format 2, unchanged since 2014): the first two pages are headers, written in turn.
+const (
+	pageHeader   = 16
+	metaMagic    = 0xED0CDAED
+	metaFormat   = 2
+	metaPageSize = 8  // u32
+	metaTxID     = 48 // u64
+	metaSum      = 56 // u64, FNV-1a of what is before
+	metaEnd      = 64
+)
+
+// Version returns the number of the last transaction that changed the store, without opening it: what
+// was read at a version is still so while the version is the same. 0 means that it could not be told.
+//
+// A transaction that is being committed may be seen or not, so ask while holding whatever lock keeps
+// the record in question from changing.
+func (s *Store) Version() (uint64, error) {
+	f, err := os.Open(s.path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, fmt.Errorf("open record store %s: %w", s.path, errs.ErrNotFound)
+	}
+	if err != nil {
+		return 0, fmt.Errorf("open record store %s: %w", s.path, err)
+	}
+	defer f.Close()
+	size := os.Getpagesize()
+	b := make([]byte, 2*size)
+	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+		return 0, fmt.Errorf("read record store %s: %w", s.path, err)
+	}
+	return max(transactionOf(b[:size]), transactionOf(b[size:])), nil
+}
+
+// transactionOf reads a header page in the machine's byte order, as bbolt writes it. One that is not
+// whole, or of another format, is 0.
+func transactionOf(page []byte) uint64 {
+	m := page[pageHeader:]
+	order := binary.NativeEndian
+	sum := fnv.New64a()
+	_, _ = sum.Write(m[:metaSum])
+	whole := order.Uint32(m) == metaMagic && order.Uint32(m[4:]) == metaFormat &&
+		int(order.Uint32(m[metaPageSize:])) == len(page) && order.Uint64(m[metaSum:metaEnd]) == sum.Sum64()
+	if !whole {
+		return 0
+	}
+	return order.Uint64(m[metaTxID:])
+}
