@@ -115,6 +115,7 @@ type request struct {
 	flags   uint32
 	eventNr uint32
 	targets uint32
+	text    string // of a message
 	payload []byte
 	reply   bool // a payload comes back
 	once    bool // must not be repeated with a larger buffer

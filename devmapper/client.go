@@ -181,11 +181,23 @@ func (c *Client) learnVersion(buf []byte) {
 func (r *request) fail(err error) error {
 	e := &Error{Op: r.op, Device: r.device()}
 	if errno, ok := err.(syscall.Errno); ok {
-		e.Errno = errno
+		e.Errno, e.Hint = errno, r.hint(errno)
 	} else {
 		e.Err = err
 	}
 	return e
+}
+
+// hint is for the errno that the kernel has for everything that it does not
+// like about a table. It explains itself in its log only.
+func (r *request) hint(errno syscall.Errno) string {
+	switch {
+	case r.cmd == CmdTargetMessage:
+		return fmt.Sprintf("message %q", r.text)
+	case errno == syscall.EINVAL && (r.cmd == CmdTableLoad || r.op == opResume):
+		return "the kernel's log says why"
+	}
+	return ""
 }
 
 // refRequest is a request about one device.

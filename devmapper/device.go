@@ -18,7 +18,8 @@ type Info struct {
 	// TargetCount is the number of targets in the live table.
 	TargetCount uint32
 	ReadOnly    bool
-	// Suspended is set from Suspend to Resume, and before the first Resume.
+	// Suspended is set from Suspend to Resume, and after a Resume that failed.
+	// A device that never had a live table is not suspended: see Active.
 	Suspended bool
 	// InternalSuspended is set while the kernel itself holds the device's I/O
 	// back, a thin device's while its pool is suspended.
@@ -162,7 +163,7 @@ func (c *Client) Suspend(ctx context.Context, ref Ref, o SuspendOptions) error {
 		return err
 	}
 	r.flags = flagSuspend | o.flags()
-	_, err = c.interruptible(ctx, r, func(rep reply) { c.undoSuspend(rep) })
+	_, err = c.interruptible(ctx, r, "the kernel has not returned yet; what it does will be undone", c.undoSuspend)
 	return err
 }
 
@@ -202,14 +203,14 @@ func (c *Client) ResumeContext(ctx context.Context, ref Ref, o ResumeOptions) (I
 		return Info{}, err
 	}
 	r.flags, r.eventNr = o.flags(), c.udev.cookie()
-	rep, err := c.interruptible(ctx, r, func(reply) {})
+	rep, err := c.interruptible(ctx, r, "the kernel has not returned yet and may still do it", func(reply) {})
 	return rep.info(), err
 }
 
 // interruptible issues r in a goroutine of its own where ctx can end. If the
-// call does not return soon after ctx has ended, late is called with its
-// reply should it succeed.
-func (c *Client) interruptible(ctx context.Context, r *request, late func(reply)) (reply, error) {
+// call does not return soon after ctx has ended, the error has the hint, and
+// late is called with the reply should there be one.
+func (c *Client) interruptible(ctx context.Context, r *request, hint string, late func(reply)) (reply, error) {
 	if err := ctx.Err(); err != nil {
 		return reply{}, r.interrupted(ctx, "")
 	}
@@ -251,7 +252,7 @@ func (c *Client) interruptible(ctx context.Context, r *request, late func(reply)
 			late(res.rep)
 		}
 	}()
-	return reply{}, r.interrupted(ctx, "the kernel has not returned yet and will be undone when it does")
+	return reply{}, r.interrupted(ctx, hint)
 }
 
 // wasInterrupted tells the end of a call by its context from a failure of its

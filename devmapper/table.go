@@ -3,7 +3,6 @@ package devmapper
 import (
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"strings"
 )
@@ -271,15 +270,12 @@ func (c *Client) message(op string, ref Ref, sector Sectors, text string) (strin
 	if len(text) > maxBuffer/2 {
 		return "", r.fail(fmt.Errorf("message of %d bytes: %w", len(text), ErrInvalid))
 	}
+	r.text = text
 	r.payload = binary.NativeEndian.AppendUint64(nil, uint64(sector))
 	r.payload = append(append(r.payload, text...), 0)
 	r.reply, r.once = true, true
 	rep, err := c.do(context.Background(), r)
 	if err != nil {
-		var e *Error
-		if errors.As(err, &e) && e.Hint == "" {
-			e.Hint = "message " + fmt.Sprintf("%q", text)
-		}
 		return "", err
 	}
 	if rep.flags&flagDataOut == 0 {

@@ -115,11 +115,8 @@ func (p *Pool) Delete(id ID) error {
 // old to new. The error is [ErrTransactionID] where it is not old, and what is
 // said of all messages.
 func (p *Pool) SetTransactionID(old, new uint64) error {
-	err := p.commit(fmt.Sprintf("set transaction id of pool %s from %d to %d", p.ref, old, new),
-		fmt.Sprintf("set_transaction_id %d %d", old, new))
-	if errors.Is(err, syscall.EINVAL) {
-		return fmt.Errorf("%w: %w", ErrTransactionID, err)
-	}
+	_, err := p.message(fmt.Sprintf("set transaction id of pool %s from %d to %d", p.ref, old, new),
+		fmt.Sprintf("set_transaction_id %d %d", old, new), ErrTransactionID)
 	return err
 }
 
@@ -129,7 +126,7 @@ func (p *Pool) SetTransactionID(old, new uint64) error {
 // most: the error is [ErrBusy] where there is one already.
 func (p *Pool) ReserveMetadataSnap() (root uint64, err error) {
 	what := fmt.Sprintf("reserve metadata snapshot of pool %s", p.ref)
-	status, err := p.message(what, "reserve_metadata_snap")
+	status, err := p.message(what, "reserve_metadata_snap", nil)
 	if err != nil {
 		return 0, err
 	}
@@ -142,22 +139,23 @@ func (p *Pool) ReserveMetadataSnap() (root uint64, err error) {
 // ReleaseMetadataSnap gives the metadata snapshot up. The error is
 // [ErrNoDevice] where there is none.
 func (p *Pool) ReleaseMetadataSnap() error {
-	err := p.commit(fmt.Sprintf("release metadata snapshot of pool %s", p.ref), "release_metadata_snap")
-	if errors.Is(err, syscall.EINVAL) {
-		return fmt.Errorf("%w: %w", ErrNoDevice, err)
-	}
+	_, err := p.message(fmt.Sprintf("release metadata snapshot of pool %s", p.ref), "release_metadata_snap", ErrNoDevice)
 	return err
 }
 
 func (p *Pool) commit(what, text string) error {
-	_, err := p.message(what, text)
+	_, err := p.message(what, text, nil)
 	return err
 }
 
 // message sends a message and looks whether the pool can have committed it.
-func (p *Pool) message(what, text string) (PoolStatus, error) {
+// einval is what EINVAL means in answer to this one.
+func (p *Pool) message(what, text string, einval error) (PoolStatus, error) {
 	if _, err := p.client.Message(p.ref, 0, text); err != nil {
 		class := messageClass(err)
+		if errors.Is(err, syscall.EINVAL) {
+			class = einval
+		}
 		if errors.Is(class, ErrReadOnly) {
 			// The errno says only that it may not; the status says why.
 			if status, serr := p.Status(); serr == nil {

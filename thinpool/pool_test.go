@@ -33,10 +33,7 @@ func TestMessages(t *testing.T) {
 		wantError(t, "delete too large", p.Delete(thinpool.MaxID+1), thinpool.ErrInvalid)
 
 		must(t, p.SetTransactionID(0, 1<<63+7))
-		err := p.SetTransactionID(0, 1)
-		if !errors.Is(err, thinpool.ErrTransactionID) {
-			t.Errorf("wrong transaction id: %v", err)
-		}
+		wantError(t, "wrong transaction id", p.SetTransactionID(0, 1), thinpool.ErrTransactionID, syscall.EINVAL)
 		s, err := p.Status()
 		must(t, err)
 		if s.TransactionID != 1<<63+7 || s.Mode != thinpool.ModeReadWrite || s.TotalData != 512 || s.UsedData != 0 || !s.Commits() ||
@@ -52,9 +49,7 @@ func TestMessages(t *testing.T) {
 		_, err = p.ReserveMetadataSnap()
 		wantError(t, "second metadata snapshot", err, thinpool.ErrBusy)
 		must(t, p.ReleaseMetadataSnap())
-		if err := p.ReleaseMetadataSnap(); !errors.Is(err, thinpool.ErrNoDevice) {
-			t.Errorf("release nothing: %v", err)
-		}
+		wantError(t, "release nothing", p.ReleaseMetadataSnap(), thinpool.ErrNoDevice)
 
 		_, ref := l.thin(t, spec(dev, 6, 2048))
 		wantError(t, "delete an active one", p.Delete(6), thinpool.ErrBusy)

@@ -137,7 +137,10 @@ func ParseSuperblock(b []byte, block uint64) (Superblock, error) {
 		CompatReadOnly:         le.Uint32(b[356:]),
 		Incompat:               le.Uint32(b[360:]),
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return Superblock{}, err
+	}
+	return s, nil
 }
 
 func (s Superblock) check() error {
