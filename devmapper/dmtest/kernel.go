@@ -31,10 +31,16 @@ func NewKernel() *Kernel {
 
 // Client makes a client that talks to k.
 func (k *Kernel) Client(opts ...devmapper.Option) *devmapper.Client {
-	return devmapper.New(&transport{
+	return devmapper.New(k.Transport(), opts...)
+}
+
+// Transport is what a client of k is made with; for tests that put something
+// in between.
+func (k *Kernel) Transport() devmapper.Transport {
+	return &transport{
 		handle: k.handle,
 		events: func() devmapper.EventSource { return &eventSource{kernel: k} },
-	}, opts...)
+	}
 }
 
 // Intercept makes k call f before each request, outside of its lock; nil stops

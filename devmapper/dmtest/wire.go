@@ -89,6 +89,9 @@ func (t *transport) Events() (devmapper.EventSource, error) {
 func (t *transport) Ioctl(ctx context.Context, cmd devmapper.Command, buf []byte) error {
 	req, err := Decode(cmd, buf)
 	if err != nil {
+		if len(buf) >= headerSize {
+			putVersion(buf, KernelVersion)
+		}
 		return syscall.EINVAL
 	}
 	rep, err := t.handle(ctx, req)
