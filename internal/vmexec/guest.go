@@ -21,8 +21,8 @@ const shareVariable = "vmexec_share"
 const guestShare = "/run/vmexec"
 
 // guestMain is PID 1 of the virtual machine. It never returns.
-func guestMain() {
-	if err := guestRun(); err != nil {
+func guestMain(kind string) {
+	if err := guestRun(kind); err != nil {
 		// The kernel log reaches the console log, which the runner shows when there is no result.
 		fmt.Fprintln(os.Stderr, "vmexec guest:", err)
 		if kmsg, kerr := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); kerr == nil {
@@ -32,11 +32,16 @@ func guestMain() {
 	powerOff()
 }
 
-func guestRun() error {
+func guestRun(kind string) error {
+	if kind == kindQEMU {
+		if err := bootFromInitrd(); err != nil {
+			return err
+		}
+	}
 	if err := mountBasics(); err != nil {
 		return err
 	}
-	if err := mountHost(os.Getenv(shareVariable), guestShare); err != nil {
+	if err := mountShare(kind); err != nil {
 		return err
 	}
 	var j job
@@ -44,7 +49,7 @@ func guestRun() error {
 		return err
 	}
 	r := result{Code: ExitHarness}
-	if err := prepareGuest(&j); err != nil {
+	if err := prepareGuest(kind, &j); err != nil {
 		r.Error = err.Error()
 	} else {
 		runJob(&j, &r)
@@ -128,7 +133,14 @@ func mountHost(dir, target string) error {
 	return nil
 }
 
-func prepareGuest(j *job) error {
+func mountShare(kind string) error {
+	if kind == kindQEMU {
+		return mount9p(tagShare, guestShare, 0, "")
+	}
+	return mountHost(os.Getenv(shareVariable), guestShare)
+}
+
+func prepareGuest(kind string, j *job) error {
 	// A WARNING of device-mapper is a failed test, and a kernel that went wrong must not go on.
 	for name, value := range map[string]string{"panic_on_oops": "1", "panic_on_warn": "1", "panic": "-1"} {
 		if err := os.WriteFile("/proc/sys/kernel/"+name, []byte(value), 0); err != nil {
@@ -138,8 +150,12 @@ func prepareGuest(j *job) error {
 	if err := unix.Mount("tmpfs", j.Work, "tmpfs", 0, "mode=1777,size=90%"); err != nil {
 		return fmt.Errorf("mount tmpfs on %s: %w", j.Work, err)
 	}
-	for _, dir := range j.Writable {
-		if err := mountHost(dir, dir); err != nil {
+	for i, dir := range j.Writable {
+		mount := func() error { return mountHost(dir, dir) }
+		if kind == kindQEMU {
+			mount = func() error { return mount9p(writableTag(i), dir, 0, "") }
+		}
+		if err := mount(); err != nil {
 			return err
 		}
 	}

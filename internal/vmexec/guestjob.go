@@ -12,13 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The guest's consoles. The kernel logs to the first; see (*uml).command.
-const (
-	ttyOut = "/dev/tty1" // standard output, or the user's terminal
-	ttyErr = "/dev/tty2"
-	ttyIn  = "/dev/tty3" // frames
-)
-
 // runGuestProcess runs the job to its end and returns its exit code.
 func runGuestProcess(j *job) (int, error) {
 	path, err := lookPath(j.Args[0], j.Env)
@@ -49,9 +42,9 @@ func runGuestProcess(j *job) (int, error) {
 // nilAfterMessage tells the user on the job's standard error why the job did not start: to the
 // caller that is an exit code of the job, as in a shell.
 func nilAfterMessage(j *job, err error) error {
-	name := ttyErr
+	name := j.Consoles[1]
 	if j.Merged || j.Stdin == stdinTTY {
-		name = ttyOut
+		name = j.Consoles[0]
 	}
 	f, openErr := openRaw(name)
 	if openErr != nil {
@@ -74,13 +67,13 @@ func openStreams(j *job) (*streams, error) {
 		return openTerminal(j)
 	}
 	st := &streams{}
-	out, err := st.outputPipe(ttyOut)
+	out, err := st.outputPipe(j.Consoles[0])
 	if err != nil {
 		return nil, err
 	}
 	st.files[1], st.files[2] = out, out
 	if !j.Merged {
-		if st.files[2], err = st.outputPipe(ttyErr); err != nil {
+		if st.files[2], err = st.outputPipe(j.Consoles[1]); err != nil {
 			return nil, err
 		}
 	}
@@ -88,7 +81,7 @@ func openStreams(j *job) (*streams, error) {
 		st.files[0], err = os.Open(os.DevNull)
 		return st, err
 	}
-	in, err := openRaw(ttyIn)
+	in, err := openRaw(j.Consoles[2])
 	if err != nil {
 		return nil, err
 	}
@@ -125,25 +118,25 @@ func (st *streams) outputPipe(console string) (*os.File, error) {
 type onlyWriter struct{ io.Writer }
 
 func openTerminal(j *job) (*streams, error) {
-	tty, err := os.OpenFile(ttyOut, os.O_RDWR|unix.O_NOCTTY, 0)
+	tty, err := os.OpenFile(j.Consoles[0], os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	if j.Rows > 0 {
 		size := &unix.Winsize{Row: j.Rows, Col: j.Cols}
 		if err := unix.IoctlSetWinsize(int(tty.Fd()), unix.TIOCSWINSZ, size); err != nil {
-			return nil, fmt.Errorf("set the size of %s: %w", ttyOut, err)
+			return nil, fmt.Errorf("set the size of %s: %w", j.Consoles[0], err)
 		}
 	}
-	if err := announceReader(); err != nil {
+	if err := announceReader(j); err != nil {
 		return nil, err
 	}
 	return &streams{files: [3]*os.File{tty, tty, tty}, ttys: []*os.File{tty}}, nil
 }
 
 // announceReader says that somebody listens on the terminal; see frame.go.
-func announceReader() error {
-	f, err := openRaw(ttyIn)
+func announceReader(j *job) error {
+	f, err := openRaw(j.Consoles[2])
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,8 @@ type job struct {
 	LibraryCache string   // ld.so.cache that also knows the unpacked libraries, or ""
 	Writable     []string // host folders that the guest may write to
 	Stdin        stdinMode
-	Merged       bool // standard error goes where standard output goes
+	Consoles     [3]string // see backend
+	Merged       bool      // standard error goes where standard output goes
 	CheckLeaks   bool
 	Rows, Cols   uint16 // of the terminal, with stdinTTY
 }

@@ -10,7 +10,10 @@ import (
 func Main(args []string) int {
 	switch {
 	case os.Getpid() == 1 && os.Getenv(shareVariable) != "":
-		guestMain()
+		guestMain(kindUML)
+		return ExitHarness // not reached
+	case os.Getpid() == 1 && args[0] == "/init":
+		guestMain(kindQEMU)
 		return ExitHarness // not reached
 	case len(args) > 1 && args[0] == reaperName:
 		return reaperMain(args[1])

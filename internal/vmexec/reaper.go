@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime"
 	"strconv"
 	"strings"
@@ -16,7 +17,8 @@ import (
 const reaperName = "vmexec-reaper"
 
 // The reaper's open files beside the standard ones. The first is the reading end of a pipe that
-// only the runner can write to: its end is the end of the runner.
+// only the runner can write to: a byte asks for the end of the machine, and the end of the pipe
+// is the end of the runner.
 const (
 	fdControl = 3 + iota
 	fdConsole
@@ -25,16 +27,18 @@ const (
 	fdStdin
 	fdAck
 	fdSlot
+	fdRunDir
 )
 
 // machine is what the reaper has to start.
 type machine struct {
-	Path   string
-	Args   []string // with argv[0]
-	Env    []string
-	Dir    string // of the run, removed by the reaper when the runner cannot
-	CPU    int    // to pin to, or -1
-	Direct bool   // the job itself, on the host's kernel: it gets the runner's standard files
+	Path    string
+	Args    []string // with argv[0]
+	Env     []string
+	Dir     string // of the run, removed by the reaper when the runner cannot
+	CPU     int    // to pin to, or -1
+	WorkDir string // current folder of the program, or "" for any
+	Direct  bool   // the job itself, on the host's kernel: it gets the runner's standard files
 }
 
 const machineFile = "machine.json"
@@ -54,9 +58,11 @@ func reaperMain(runDir string) int {
 }
 
 func reap(runDir string) (code int, orphan bool, err error) {
-	for fd := fdControl; fd <= fdSlot; fd++ {
+	for fd := fdControl; fd <= fdRunDir; fd++ {
 		unix.CloseOnExec(fd)
 	}
+	// The runner decides what a signal to the whole process group means.
+	signal.Notify(make(chan os.Signal, 1), unix.SIGINT, unix.SIGTERM, unix.SIGHUP, unix.SIGQUIT)
 	var m machine
 	if err := readJSON(runDir, machineFile, &m); err != nil {
 		return 0, false, err
@@ -74,8 +80,9 @@ func reap(runDir string) (code int, orphan bool, err error) {
 	gone := make(chan struct{})
 	go func() {
 		control := os.NewFile(fdControl, "control")
-		_, _ = control.Read(make([]byte, 1))
-		close(gone)
+		if n, _ := control.Read(make([]byte, 1)); n == 0 {
+			close(gone)
+		}
 		_ = unix.Kill(pid, unix.SIGKILL)
 	}()
 	code, err = reapUntil(pid)
@@ -100,11 +107,13 @@ func startMachine(m *machine) (pid int, err error) {
 		}
 	}
 	attr := &syscall.ProcAttr{
+		Dir:   m.WorkDir,
 		Env:   m.Env,
 		Files: []uintptr{0, fdConsole, fdConsole, fdConsole, fdStdout, fdStderr, fdStdin, fdAck},
 		Sys:   &syscall.SysProcAttr{Setsid: true},
 	}
 	if m.Direct {
+		attr.Sys = nil
 		attr.Files = []uintptr{fdStdin, fdStdout, fdStderr}
 	}
 	if pid, err = syscall.ForkExec(m.Path, m.Args, attr); err != nil {

@@ -21,7 +21,7 @@ import (
 func run(c *config) (int, error) {
 	ctx, stop := withSignals(context.Background())
 	defer stop()
-	cpus, err := allowedCPUs()
+	cpus, err := slotsOf(c)
 	if err != nil {
 		return 0, err
 	}
@@ -30,6 +30,9 @@ func run(c *config) (int, error) {
 		return codeOf(ctx, err)
 	}
 	defer s.lock.Close()
+	if err := sweepRunDirs(c.slots); err != nil {
+		return 0, err
+	}
 	if c.timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeoutCause(ctx, c.timeout, errTimeout)
@@ -42,6 +45,17 @@ func run(c *config) (int, error) {
 	defer r.cleanUp()
 	return r.do(ctx)
 }
+
+// slotsOf lists the cores that the machine may be given. The host's own kernel is one thing that
+// two runs cannot share: each would take the other's devices for leaks.
+func slotsOf(c *config) ([]int, error) {
+	if c.kind == kindNative {
+		return []int{hostSlot}, nil
+	}
+	return allowedCPUs()
+}
+
+const hostSlot = -1
 
 var errTimeout = errors.New("timeout")
 
@@ -82,14 +96,14 @@ type virtualMachine struct {
 	dir     string
 	job     *job
 	console *os.File
+	lock    *os.File // see makeRunDir
 }
 
 func newRun(c *config, s *slot) (_ *virtualMachine, err error) {
-	dir, err := os.MkdirTemp("/tmp", "dmlayer-vm-")
-	if err != nil {
+	r := &virtualMachine{cfg: c, slot: s}
+	if r.dir, r.lock, err = makeRunDir(c.slots); err != nil {
 		return nil, err
 	}
-	r := &virtualMachine{cfg: c, slot: s, dir: dir}
 	defer func() {
 		if err != nil {
 			r.cleanUp()
@@ -98,10 +112,12 @@ func newRun(c *config, s *slot) (_ *virtualMachine, err error) {
 	if err := os.Mkdir(r.share(), 0o700); err != nil {
 		return nil, err
 	}
-	if r.console, err = os.Create(filepath.Join(dir, "console.log")); err != nil {
+	if r.console, err = os.Create(filepath.Join(r.dir, "console.log")); err != nil {
 		return nil, err
 	}
-	r.job = newJob(c)
+	if r.job, err = newJob(c); err != nil {
+		return nil, err
+	}
 	if err := writeJSON(r.share(), jobFile, r.job); err != nil {
 		return nil, err
 	}
@@ -115,12 +131,27 @@ func (r *virtualMachine) cleanUp() {
 		_ = r.console.Close()
 	}
 	_ = os.RemoveAll(r.dir)
+	_ = r.lock.Close()
 }
 
-func newJob(c *config) *job {
+func newJob(c *config) (*job, error) {
+	paths := []string{c.dir, c.cache}
+	if filepath.IsAbs(c.args[0]) {
+		paths = append(paths, c.args[0])
+	}
+	if c.kind != kindNative {
+		if err := checkVisible(paths...); err != nil {
+			return nil, err
+		}
+	}
+	work, err := chooseWork(paths...)
+	if err != nil {
+		return nil, err
+	}
 	j := &job{
-		Args: c.args, Dir: c.dir, Work: "/mnt", Writable: c.rw, Modules: c.modules,
+		Args: c.args, Dir: c.dir, Work: work, Writable: c.rw, Modules: c.modules,
 		ModuleTree: filepath.Join(c.cache, c.kind),
+		Consoles:   backends[c.kind].consoles,
 		Stdin:      stdinFramed,
 		Merged:     sameFile(os.Stdout, os.Stderr),
 	}
@@ -138,7 +169,7 @@ func newJob(c *config) *job {
 		j.Stdin = stdinNone
 	}
 	j.CheckLeaks = j.Stdin != stdinTTY
-	return j
+	return j, nil
 }
 
 func exists(path string) bool {
@@ -148,54 +179,70 @@ func exists(path string) bool {
 
 // do starts the machine and sees it through.
 func (r *virtualMachine) do(ctx context.Context) (int, error) {
-	m, err := umlMachine(r.cfg, r.job, r.dir, r.share())
+	kind := backends[r.cfg.kind]
+	m, err := kind.machine(r)
 	if err != nil {
 		return 0, err
 	}
-	m.Dir, m.CPU = r.dir, r.slot.cpu
+	m.Dir, m.CPU = r.dir, -1
+	if kind.pinned {
+		m.CPU = r.slot.cpu
+	}
 	if err := writeJSON(r.dir, machineFile, m); err != nil {
 		return 0, err
 	}
-	if r.job.Stdin == stdinTTY {
-		restore, err := rawTerminal(os.Stdin)
-		if err != nil {
-			return 0, err
-		}
-		defer restore()
+	var res result
+	if m.Direct {
+		res, err = r.runNative(ctx)
+	} else {
+		res, err = r.runGuest(ctx)
 	}
-	waitErr := r.runReaper(ctx)
 	if cause := context.Cause(ctx); cause != nil {
 		if !errors.Is(cause, errTimeout) {
 			return codeOf(ctx, cause)
 		}
-		fmt.Fprintf(os.Stderr, "vmexec: %s: no end after %v (DMLAYER_VM_TIMEOUT); console log: %s\n",
-			r.cfg.args[0], r.cfg.timeout, r.keepConsole())
+		fmt.Fprintf(os.Stderr, "vmexec: %s: no end after %v (DMLAYER_VM_TIMEOUT)%s\n", r.cfg.args[0], r.cfg.timeout, r.keptLog())
 		return ExitTimeout, nil
 	}
-	return r.verdict(waitErr)
+	if err != nil {
+		return 0, err
+	}
+	return r.verdict(res), nil
 }
 
-// verdict reads what the guest wrote last.
-func (r *virtualMachine) verdict(waitErr error) (int, error) {
-	var res result
+// runGuest runs the virtual machine and reads what the guest wrote last.
+func (r *virtualMachine) runGuest(ctx context.Context) (res result, err error) {
+	if r.job.Stdin == stdinTTY {
+		restore, err := rawTerminal(os.Stdin)
+		if err != nil {
+			return res, err
+		}
+		defer restore()
+	}
+	waitErr := r.runReaper(ctx)
 	if err := readJSON(r.share(), resultFile, &res); err != nil {
-		return 0, fmt.Errorf("read the result: %w", err)
+		return res, fmt.Errorf("read the result: %w", err)
 	}
-	if !res.Done {
-		why := res.Error
-		if why == "" {
-			why = fmt.Sprintf("the guest kernel ended without a result (%v)", waitErr)
-		}
-		log := r.keepConsole()
-		return 0, fmt.Errorf("%s: %s; console log: %s\n%s", r.cfg.args[0], why, log, tail(log, 30))
+	if res.Done || ctx.Err() != nil {
+		return res, nil
 	}
-	if len(res.Leaks) > 0 {
-		fmt.Fprintf(os.Stderr, "vmexec: %s left behind in the virtual machine:\n\t%s\n", r.cfg.args[0], strings.Join(res.Leaks, "\n\t"))
-		if res.Code == 0 {
-			return ExitLeak, nil
-		}
+	why := res.Error
+	if why == "" {
+		why = fmt.Sprintf("the guest kernel ended without a result (%v)", waitErr)
 	}
-	return res.Code, nil
+	return res, fmt.Errorf("%s: %s%s\n%s", r.cfg.args[0], why, r.keptLog(), consoleExcerpt(r.console.Name()))
+}
+
+// verdict tells the user about leaks and returns the exit code.
+func (r *virtualMachine) verdict(res result) int {
+	if len(res.Leaks) == 0 {
+		return res.Code
+	}
+	fmt.Fprintf(os.Stderr, "vmexec: %s left behind in the virtual machine:\n\t%s\n", r.cfg.args[0], strings.Join(res.Leaks, "\n\t"))
+	if res.Code == 0 {
+		return ExitLeak
+	}
+	return res.Code
 }
 
 // runReaper runs the machine to its end, or ends it with ctx.
@@ -209,23 +256,34 @@ func (r *virtualMachine) runReaper(ctx context.Context) error {
 	if err := pipes.open(); err != nil {
 		return err
 	}
+	stdio := [3]*os.File{pipes.inR, pipes.outW, pipes.errW}
+	if r.cfg.kind == kindNative {
+		stdio = [3]*os.File{os.Stdin, os.Stdout, os.Stderr}
+	}
 	cmd := exec.Command("/proc/self/exe", r.dir)
 	cmd.Args[0] = reaperName
 	cmd.Stderr = r.console
-	cmd.ExtraFiles = []*os.File{controlR, r.console, pipes.outW, pipes.errW, pipes.inR, pipes.ackW, r.slot.lock}
-	err = startInNamespace(cmd)
+	cmd.ExtraFiles = []*os.File{controlR, r.console, stdio[1], stdio[2], stdio[0], pipes.ackW, r.slot.lock, r.lock}
+	if r.cfg.kind == kindNative {
+		err = cmd.Start() // in the terminal's session: the job may be a shell
+	} else {
+		err = startInNamespace(cmd)
+	}
 	_ = controlR.Close()
 	pipes.closeChildSide()
 	if err != nil {
 		return fmt.Errorf("start the reaper: %w", err)
 	}
-	copied := pipes.copy(r.job.Stdin)
+	copied := &sync.WaitGroup{}
+	if r.cfg.kind != kindNative {
+		copied = pipes.copy(r.job.Stdin)
+	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }()
 	select {
 	case err = <-ended:
 	case <-ctx.Done():
-		_ = controlW.Close()
+		_, _ = controlW.Write([]byte{0}) // it fails where the reaper has just ended
 		err = <-ended
 	}
 	copied.Wait()
@@ -291,30 +349,4 @@ func (p *ioPipes) copy(in stdinMode) *sync.WaitGroup {
 		// inW stays open: UML takes the end of a console's input for a hangup.
 	}()
 	return &output
-}
-
-// keepConsole moves the console log to where it outlives the run and returns its path.
-func (r *virtualMachine) keepConsole() string {
-	dir := filepath.Join(r.cfg.cache, "log")
-	name := filepath.Join(dir, fmt.Sprintf("%s-%s.log", filepath.Base(r.cfg.args[0]), filepath.Base(r.dir)))
-	data, err := os.ReadFile(r.console.Name())
-	if err == nil {
-		if err = os.MkdirAll(dir, 0o755); err == nil {
-			err = os.WriteFile(name, data, 0o644)
-		}
-	}
-	if err != nil {
-		return fmt.Sprintf("(lost: %v)", err)
-	}
-	return name
-}
-
-// tail returns the last n lines of a file.
-func tail(path string, n int) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	lines := strings.Split(strings.TrimRight(string(data), "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

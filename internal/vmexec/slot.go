@@ -37,7 +37,7 @@ func takeSlot(ctx context.Context, dir string, cpus []int, patience time.Duratio
 		files = append(files, f)
 	}
 	for i, f := range files {
-		if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		if err := flock(f, unix.LOCK_EX|unix.LOCK_NB); err == nil {
 			closeExcept(files, i)
 			return &slot{cpus[i], f}, nil
 		}
@@ -53,7 +53,8 @@ func waitSlot(ctx context.Context, files []*os.File, cpus []int, patience time.D
 	defer close(over)
 	for i, f := range files {
 		go func() {
-			for errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_EX), unix.EINTR) {
+			if err := flock(f, unix.LOCK_EX); err != nil {
+				return
 			}
 			select {
 			case won <- i:

@@ -8,12 +8,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// umlMachine describes the User-Mode Linux that runs the job in share.
+// umlMachine describes the User-Mode Linux that runs the job of r.
 //
 // Its files are: 3 the kernel's console, 4 and 5 the job's output, 6 its
 // input, 7 the receipts for that (see frame.go). The kernel's
 // own messages go to console 0, so that the job's consoles carry nothing but the job.
-func umlMachine(c *config, j *job, runDir, share string) (*machine, error) {
+func umlMachine(r *virtualMachine) (*machine, error) {
+	c, runDir := r.cfg, r.dir
 	kernel := filepath.Join(c.cache, "uml/usr/bin/linux.uml")
 	if _, err := os.Stat(kernel); err != nil {
 		return nil, fmt.Errorf("%w; fetch it with scripts/deps", err)
@@ -23,21 +24,21 @@ func umlMachine(c *config, j *job, runDir, share string) (*machine, error) {
 		return nil, err
 	}
 	con1, con3 := "con1=null,fd:4", "con3=null,fd:7"
-	switch j.Stdin {
+	switch r.job.Stdin {
 	case stdinTTY:
 		con1 = "con1=fd:6,fd:4"
 	case stdinFramed:
 		con3 = "con3=fd:6,fd:7"
 	}
 	args := []string{
-		"linux.uml", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + self, shareVariable + "=" + share,
+		"linux.uml", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + self, shareVariable + "=" + r.share(),
 		fmt.Sprintf("mem=%dM", c.memory>>20), "uml_dir=" + runDir, "umid=uml",
 		"con=null", "con0=null,fd:3", con1, "con2=null,fd:5", con3, "console=tty0", "quiet",
 		"panic=-1", "random.trust_cpu=on",
 	}
-	for i, size := range c.disks {
-		disk := filepath.Join(runDir, fmt.Sprintf("disk%d", i))
-		if err := sparseFile(disk, size); err != nil {
+	for i := range c.disks {
+		disk, err := r.makeDisk(i)
+		if err != nil {
 			return nil, err
 		}
 		args = append(args, fmt.Sprintf("ubd%c=%s", 'a'+i, disk))
@@ -57,14 +58,16 @@ func memoryDir(need int64, fallback string) string {
 	return fallback
 }
 
-func sparseFile(path string, size int64) error {
+// makeDisk makes the file of disk i: sparse, and gone with the run.
+func (r *virtualMachine) makeDisk(i int) (string, error) {
+	path := filepath.Join(r.dir, fmt.Sprintf("disk%d", i))
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return "", err
 	}
-	if err := f.Truncate(size); err != nil {
+	if err := f.Truncate(r.cfg.disks[i]); err != nil {
 		_ = f.Close()
-		return fmt.Errorf("size of disk: %w", err)
+		return "", fmt.Errorf("set the size of a disk: %w", err)
 	}
-	return f.Close()
+	return path, f.Close()
 }
