@@ -97,8 +97,8 @@ func cleanUp(program string, vars []string) {
 	}
 	for _, pool := range run("pool", "ls", "-q") {
 		for _, node := range run("ls", "-q", "--pool", pool) {
-			for range 3 { // a node can be mounted more than once
-				run("unmount", "--pool", pool, node)
+			for _, dir := range run("inspect", "--pool", pool, "--format", `{{join .Mountpoints "\n"}}`, node) {
+				run("unmount", "--pool", pool, dir)
 			}
 			run("detach", "--pool", pool, node)
 		}

@@ -248,7 +248,8 @@ func TestFindNode(t *testing.T) {
 		{"sha256-0123456789ab", "", errs.ErrInvalid, ""},           // two
 		{"sha256-0123456789ab1", "sha256-" + hexes[1], nil, ""},
 		{"nosuch", "", errs.ErrNotFound, "dmlayer ls"},
-		{"image:nosuch", "", errs.ErrNotFound, ""},
+		{"image:nosuch", "", errs.ErrNotFound, "dmlayer image ls"},
+		{"nosuch:latest", "", errs.ErrNotFound, "dmlayer image ls"},
 		{"empty", "", errs.ErrInvalid, "without --parent"},
 	} {
 		got, err := testFinder(nil).node(context.Background(), tc.arg)
@@ -557,6 +558,16 @@ func TestAnswerBeforeNodesAreLost(t *testing.T) {
 	}
 	if stderr.Len() > 0 {
 		t.Errorf("asked without a terminal: %q", stderr)
+	}
+	for answer, yes := range map[string]bool{"default\n": true, "default": true, " default \n": true, "y\n": false, "\n": false, "": false, "fast\ndefault\n": false} {
+		a, out, stderr := testApp(0, nil)
+		a.in = strings.NewReader(answer)
+		if err := a.confirm("default", 1); (err == nil) != yes {
+			t.Errorf("answer %q: %v", answer, err)
+		}
+		if out.Len() > 0 || !strings.HasPrefix(stderr.String(), "1 node of pool \"default\" will be lost") {
+			t.Errorf("asked %q, %q", out, stderr)
+		}
 	}
 }
 

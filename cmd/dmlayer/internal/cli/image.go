@@ -118,7 +118,7 @@ func (a *app) newImageInspect() *cobra.Command {
 			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
 				i, err := image.Get(ctx, s, args[0])
 				if err != nil {
-					return err
+					return imageHint(err)
 				}
 				d := newImageDetails(i)
 				return printRecord(a, d, d.name(), true, []field{
@@ -169,7 +169,7 @@ descends from stay. Prints each reference that is gone.`,
 							return err
 						}
 					}
-					return err
+					return imageHint(err)
 				})
 			})
 		},

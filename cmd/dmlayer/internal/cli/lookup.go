@@ -115,7 +115,15 @@ func (f finder) topLayer(ctx context.Context, ref string) (string, error) {
 	if err == nil && top == "" {
 		return "", errs.WithHint(usagef("image %q has no layers", ref), "dmlayer snapshot without --parent makes an empty snapshot")
 	}
-	return top, err
+	return top, imageHint(err)
+}
+
+// imageHint says where the images are listed, if an error says that there is none.
+func imageHint(err error) error {
+	if errors.Is(err, errs.ErrNotFound) && errs.Hint(err) == "" {
+		return errs.WithHint(err, "dmlayer image ls lists the images")
+	}
+	return err
 }
 
 // name returns the name of the node that arg means: a node's name, or the start of one layer's.

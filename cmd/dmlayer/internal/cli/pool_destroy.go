@@ -68,6 +68,11 @@ func (a *app) mayLose(name string, nodes int) error {
 		return errs.WithHint(fmt.Errorf("destroy pool %q: %s would be lost", name, count(nodes, "node")),
 			"--force destroys them without asking")
 	}
+	return a.confirm(name, nodes)
+}
+
+// confirm asks, and takes nothing but the pool's name for a yes.
+func (a *app) confirm(name string, nodes int) error {
 	fmt.Fprintf(a.err, "%s of pool %q will be lost for ever. Type the pool's name to go on: ", count(nodes, "node"), name)
 	answer, err := bufio.NewReader(a.in).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
