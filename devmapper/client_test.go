@@ -298,17 +298,18 @@ func TestSuspendInterrupted(t *testing.T) {
 	c := k.Client()
 	l := lab{Client: c}
 	activate(t, l, "a", devmapper.Target{Length: 8, Type: "zero"})
-	ctx, cancel := context.WithCancel(t.Context())
+	enough := errors.New("enough")
+	ctx, cancel := context.WithCancelCause(t.Context())
 	k.Intercept(func(ctx context.Context, r dmtest.Request) error {
 		if r.Flags&dmtest.Suspend == 0 {
 			return nil
 		}
-		cancel()
+		cancel(enough)
 		<-ctx.Done()
 		return ctx.Err()
 	})
 	err := c.Suspend(ctx, devmapper.ByName("a"), devmapper.SuspendOptions{})
-	if !errors.Is(err, devmapper.ErrInterrupted) || !errors.Is(err, context.Canceled) {
+	if !errors.Is(err, devmapper.ErrInterrupted) || !errors.Is(err, context.Canceled) || !errors.Is(err, enough) {
 		t.Errorf("suspend: %v", err)
 	}
 	if info, err := c.Info(devmapper.ByName("a")); err != nil || info.Suspended {

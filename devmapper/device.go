@@ -262,5 +262,9 @@ func wasInterrupted(err error) bool {
 }
 
 func (r *request) interrupted(ctx context.Context, hint string) error {
-	return &Error{Op: r.op, Device: r.device(), Err: fmt.Errorf("%w: %w", ErrInterrupted, context.Cause(ctx)), Hint: hint}
+	err := fmt.Errorf("%w: %w", ErrInterrupted, ctx.Err())
+	if cause := context.Cause(ctx); !errors.Is(ctx.Err(), cause) {
+		err = fmt.Errorf("%w: %w", err, cause)
+	}
+	return &Error{Op: r.op, Device: r.device(), Err: err, Hint: hint}
 }

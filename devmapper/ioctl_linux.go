@@ -121,7 +121,8 @@ func ioctl(fd uintptr, cmd Command, buf []byte, stop *atomic.Bool) error {
 // then with ENXIO; after the wait with its own result.
 //
 // The signal is SIGURG, which the Go runtime uses to preempt goroutines and
-// promises to tolerate at any time.
+// promises to tolerate at any time. A program that ignores it (signal.Ignore)
+// waits for the call to end by itself.
 func ioctlInterruptible(ctx context.Context, fd uintptr, cmd Command, buf []byte) error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -148,7 +149,7 @@ func ioctlInterruptible(ctx context.Context, fd uintptr, cmd Command, buf []byte
 	returned = true
 	mu.Unlock()
 	if err != nil && stopped.Load() && (errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EINTR)) {
-		return context.Cause(ctx)
+		return ctx.Err()
 	}
 	return err
 }
