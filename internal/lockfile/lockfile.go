@@ -3,7 +3,8 @@
 //
 // The kernel drops such a lock when its open description is closed, also when its owner is killed.
 // Locks of two Holders exclude each other also within one process, which the locks of POSIX do not.
-// Nothing is ever written to the file: offsets are names only.
+// Locks are names: the bytes need not exist. What the file itself holds (ReadAt, WriteAt) is for the owners of
+// locks to agree on; it is volatile and never synced.
 package lockfile
 
 import (
@@ -49,8 +50,8 @@ func (r Range) valid() bool { return r.Start >= 0 && r.Len > 0 && r.Start+r.Len 
 
 func (r Range) overlaps(o Range) bool { return r.Start < o.Start+o.Len && o.Start < r.Start+r.Len }
 
-// ErrReplaced says that the lock file is no longer the file at its path, while locks on the old one are
-// held: they protect from nobody any more. The Holder has to be closed and the work begun again.
+// ErrReplaced says that somebody else has a lock on a file that is no longer the one at the path, while the
+// Holder has locks on it too, so that it cannot go over to the new file. It has to be closed and the work begun again.
 var ErrReplaced = fmt.Errorf("lock file was replaced: %w", errs.ErrDamaged)
 
 // File is a lock file. It holds no resources, and is safe for concurrent use.
@@ -107,8 +108,9 @@ func (h *Holder) open() error {
 // wait never takes the lock. A range that overlaps one that the Holder has is errs.ErrInvalid: there is no
 // upgrade.
 //
-// Where the file was removed or replaced (a cleaned run directory), the Holder goes over to the file that is
-// now at the path; where it has locks already, Lock fails with ErrReplaced.
+// Where the file was removed or replaced (a cleaned run directory), a Holder without locks goes over to the file that
+// is now at the path, so that no two Holders settle for different files from then on. One that has locks
+// stays with its file, and would rather fail with ErrReplaced than wait for somebody there.
 func (h *Holder) Lock(ctx context.Context, r Range, mode Mode) error {
 	for {
 		ok, err := h.TryLock(r, mode)

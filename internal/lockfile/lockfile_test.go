@@ -473,8 +473,10 @@ func TestCancelledWaitUnderBlockedSignals(t *testing.T) {
 
 func TestReplacedFile(t *testing.T) {
 	f := newFile(t)
-	a, b := holder(t, f), holder(t, f)
+	a, b, old := holder(t, f), holder(t, f), holder(t, f)
+	second, third := lockfile.Range{Start: 5, Len: 1}, lockfile.Range{Start: 6, Len: 1}
 	mustLock(t, a, one, lockfile.Exclusive)
+	mustLock(t, old, second, lockfile.Exclusive)
 	if err := os.Remove(f.Path()); err != nil {
 		t.Fatal(err)
 	}
@@ -484,12 +486,51 @@ func TestReplacedFile(t *testing.T) {
 	if try(t, c, one, lockfile.Exclusive) {
 		t.Error("b and c have locked different files")
 	}
-	// a can do no more with what it has.
-	if err := a.Lock(t.Context(), lockfile.Range{Start: 5, Len: 1}, lockfile.Shared); !errors.Is(err, lockfile.ErrReplaced) || !errors.Is(err, errs.ErrDamaged) {
+	// a has settled for the old file, and does not wait for anybody there.
+	mustLock(t, a, third, lockfile.Shared)
+	if err := a.Lock(t.Context(), second, lockfile.Shared); !errors.Is(err, lockfile.ErrReplaced) || !errors.Is(err, errs.ErrDamaged) {
 		t.Errorf("got %v", err)
 	}
+	// Without locks it goes over to the new one.
+	for _, r := range []lockfile.Range{one, third} {
+		if err := a.Unlock(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if try(t, a, one, lockfile.Shared) {
+		t.Error("a and b have locked different files")
+	}
+	mustLock(t, a, second, lockfile.Exclusive)
+	if held, err := c.Held(second); err != nil || !held {
+		t.Errorf("c does not see a's new lock: %v", err)
+	}
+}
+
+func TestContent(t *testing.T) {
+	f := newFile(t)
+	a, b := holder(t, f), holder(t, f)
+	mustLock(t, a, one, lockfile.Exclusive)
+	if n, err := a.ReadAt(make([]byte, 8), 0); n != 0 || err != io.EOF {
+		t.Errorf("empty: %d, %v", n, err)
+	}
+	if n, err := a.WriteAt([]byte("cursor 7"), 16); n != 8 || err != nil {
+		t.Fatalf("%d, %v", n, err)
+	}
+	got := make([]byte, 8)
+	if n, err := b.ReadAt(got, 16); n != 8 || err != nil || string(got) != "cursor 7" {
+		t.Errorf("%q, %d, %v", got, n, err)
+	}
+	if n, err := b.ReadAt(got, 20); n != 4 || err != io.EOF || string(got[:4]) != "or 7" {
+		t.Errorf("%q, %d, %v", got[:n], n, err)
+	}
 	if err := a.Close(); err != nil {
-		t.Error(err)
+		t.Fatal(err)
+	}
+	if _, err := a.ReadAt(got, 0); err == nil {
+		t.Error("a closed holder was read")
+	}
+	if _, err := a.WriteAt(got, 0); err == nil {
+		t.Error("a closed holder was written to")
 	}
 }
 
