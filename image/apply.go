@@ -46,7 +46,8 @@ func (l *loader) fill(ctx context.Context, w layerWriter, lay *archivedLayer) er
 func (l *loader) apply(ctx context.Context, w layerWriter, m *meter, record io.Writer, lay *archivedLayer) error {
 	tar, stop := ahead(m)
 	rec := layertar.NewRecorder(tar, record)
-	stats, err := layertar.Apply(ctx, w.Root(), rec, layertar.ApplyOptions{})
+	// The buffer spares the recorder, a goroutine of its own, a wake-up for every header.
+	stats, err := layertar.Apply(ctx, w.Root(), bufio.NewReaderSize(rec, 64<<10), layertar.ApplyOptions{})
 	recErr := rec.Close()
 	stop()
 	if err != nil {
