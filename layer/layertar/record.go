@@ -28,39 +28,57 @@ const segmentSize = 64 << 10
 //
 // A Recorder is for one goroutine.
 type Recorder struct {
-	r      io.Reader
-	pw     *io.PipeWriter
+	r     io.Reader
+	err   error  // what r ended with
+	chunk []byte // what was read of r and not yet from here
+
+	feed   *feed // the same, for the goroutine that records
 	done   chan error
-	ended  bool // r is at its end
 	broken bool // recording has stopped; Close tells why
 }
 
 // NewRecorder returns a reader of what r holds, which records to w.
 func NewRecorder(r io.Reader, w io.Writer) *Recorder {
-	pr, pw := io.Pipe()
-	rec := &Recorder{r: r, pw: pw, done: make(chan error, 1)}
+	rec := &Recorder{r: r, feed: newFeed(), done: make(chan error, 1)}
 	go func() {
-		err := record(pr, w)
-		pr.CloseWithError(errStopped)
+		err := record(rec.feed, w)
+		close(rec.feed.stopped)
 		rec.done <- err
 	}()
 	return rec
 }
 
-var errStopped = errors.New("recording has stopped")
-
-// Read reads from the archive. A failure to record does not disturb it.
+// Read reads from the archive, up to some hundred KiB ahead. A failure to record does not disturb it.
 func (rec *Recorder) Read(p []byte) (int, error) {
-	n, err := rec.r.Read(p)
-	if n > 0 && !rec.broken {
-		if _, werr := rec.pw.Write(p[:n]); werr != nil {
-			rec.broken = true
+	if len(rec.chunk) == 0 && rec.err == nil {
+		rec.fill()
+	}
+	if len(rec.chunk) == 0 {
+		return 0, rec.err
+	}
+	n := copy(p, rec.chunk)
+	rec.chunk = rec.chunk[n:]
+	return n, nil
+}
+
+// fill reads the next chunk and hands it to both sides.
+func (rec *Recorder) fill() {
+	buf := rec.feed.buffer()
+	n, empty := 0, 0
+	for n < len(buf) && rec.err == nil {
+		var got int
+		got, rec.err = rec.r.Read(buf[n:])
+		n += got
+		if got > 0 {
+			empty = 0
+		} else if empty++; empty > 100 && rec.err == nil {
+			rec.err = io.ErrNoProgress
 		}
 	}
-	if err == io.EOF {
-		rec.ended = true
+	rec.chunk = buf[:n]
+	if n > 0 && !rec.broken {
+		rec.broken = !rec.feed.send(rec.chunk)
 	}
-	return n, err
 }
 
 // Close completes the record. It must be called exactly once, whether Apply succeeded or not.
@@ -70,11 +88,11 @@ func (rec *Recorder) Read(p []byte) (int, error) {
 // bring it back; the layer itself is good. ErrInvalid: the archive is malformed, or was not read to
 // its end.
 func (rec *Recorder) Close() error {
-	if rec.ended {
-		rec.pw.Close()
-	} else {
-		rec.pw.CloseWithError(classed{errors.New("the archive was not read to its end"), ErrInvalid})
+	end := io.EOF
+	if rec.err != io.EOF || len(rec.chunk) > 0 {
+		end = invalid("the archive was not read to its end")
 	}
+	rec.feed.close(end)
 	if err := <-rec.done; err != nil {
 		return fmt.Errorf("record layer tar: %w", classify(err))
 	}
