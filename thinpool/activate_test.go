@@ -56,7 +56,7 @@ func TestActivateFails(t *testing.T) {
 		p, dev := l.pool(t, 512)
 		must(t, p.CreateThin(1))
 		_, err := thinpool.Activate(l.Client, spec(dev, 7, 2048))
-		wantError(t, "no such id", err, thinpool.ErrNoDevice, syscall.ENODATA)
+		wantError(t, "no such id", err, thinpool.ErrNoDevice, syscall.Errno(61)) // Linux's ENODATA
 		_, err = thinpool.Activate(l.Client, spec(devmapper.DevNum{Major: dev.Major, Minor: dev.Minor + 77}, 1, 2048))
 		wantError(t, "no such pool", err)
 		if err == nil {
