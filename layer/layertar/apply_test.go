@@ -383,6 +383,7 @@ func TestApplyFullDisk(t *testing.T) {
 }
 
 func TestApplyCancelled(t *testing.T) {
+	testenv.Need(t, testenv.Root)
 	ctx, cancel := context.WithCancel(context.Background())
 	data := archive(t, file("a", "1"), file("b", strings.Repeat("x", 1<<20)))
 	progress := func(layertar.Stats) { cancel() }
