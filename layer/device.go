@@ -13,8 +13,14 @@ import (
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+var (
+	pointDeviceActive = fault.New("layer.device.activated")
+	pointUnclaimed    = fault.New("layer.release.unclaimed")
 )
 
 // device is an activated node that is held open, so that its minor number cannot become another's.
@@ -23,6 +29,18 @@ type device struct {
 	path string
 	dev  devmapper.DevNum
 }
+
+// seen is what the kernel said of the device of the node that the operation locked last, so that it
+// need not be asked again: while the lock is held nobody else makes or removes it, but a removal that
+// was deferred.
+type seen struct {
+	id     metadata.ThinID
+	absent bool
+	dev    devmapper.DevNum
+}
+
+// knownAbsent tells whether a node whose lock is held was seen to have no device.
+func (o *op) knownAbsent(id metadata.ThinID) bool { return o.seen.id == id && o.seen.absent }
 
 func (o *op) ref(id metadata.ThinID) devmapper.Ref { return devmapper.ByUUID(o.s.pool.DeviceUUID(id)) }
 
@@ -36,14 +54,17 @@ func (o *op) openDevice(ctx context.Context, n metadata.Node, readOnly bool) (*d
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open thin device %d: %w", n.ID, err)
 		}
-		info, err := o.activate(n, readOnly)
+		info, fresh, err := o.activate(n, readOnly)
 		if err != nil {
 			return nil, err
 		}
 		if info == nil {
 			continue
 		}
-		d, err := o.openActive(n, *info, readOnly)
+		if err := pointDeviceActive.Hit(); err != nil {
+			return nil, errors.Join(err, o.release(n))
+		}
+		d, err := o.openActive(n, *info, readOnly, fresh)
 		if d != nil || err != nil {
 			return d, err
 		}
@@ -51,44 +72,49 @@ func (o *op) openDevice(ctx context.Context, n metadata.Node, readOnly bool) (*d
 }
 
 // activate makes sure that the node has a device of the right kind. It returns nil where the device
-// changed under its hands and it is to be tried again.
-func (o *op) activate(n metadata.Node, readOnly bool) (*devmapper.Info, error) {
-	info, err := o.dm().Info(o.ref(n.ID))
+// changed under its hands and it is to be tried again; fresh says that it made the device.
+func (o *op) activate(n metadata.Node, readOnly bool) (_ *devmapper.Info, fresh bool, _ error) {
+	var info devmapper.Info
+	err := devmapper.ErrNotFound
+	if !o.knownAbsent(n.ID) {
+		info, err = o.dm().Info(o.ref(n.ID))
+	}
 	if errors.Is(err, devmapper.ErrNotFound) {
+		o.seen = seen{}
 		info, err = thinpool.Activate(o.dm(), o.spec(n, readOnly))
 		switch {
 		case err == nil:
-			return &info, nil
+			return &info, true, nil
 		case errors.Is(err, devmapper.ErrExists):
-			return nil, nil
+			return nil, false, nil
 		case errors.Is(err, unix.ENODATA):
-			return nil, errs.WithHint(fmt.Errorf("node %q: thin device %d is not in the pool: %w", n.Name, n.ID, errs.ErrDamaged),
+			return nil, false, errs.WithHint(fmt.Errorf("node %q: thin device %d is not in the pool: %w", n.Name, n.ID, errs.ErrDamaged),
 				"the pool lost it; see dmlayer pool inspect")
 		}
-		return nil, fmt.Errorf("activate %q: %w", n.Name, err)
+		return nil, false, fmt.Errorf("activate %q: %w", n.Name, err)
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	switch {
 	case !info.Active:
 		// Its maker died between create and resume: we have his lock.
-		return nil, o.remove(n.ID)
+		return nil, false, o.remove(n.ID)
 	case info.Suspended:
-		return nil, o.resumeDead(n.ID)
+		return nil, false, o.resumeDead(n.ID)
 	case info.DeferredRemove:
 		if err := o.dm().CancelDeferredRemove(o.ref(n.ID)); err != nil && !errors.Is(err, devmapper.ErrBusy) && !errors.Is(err, devmapper.ErrNotFound) {
-			return nil, err
+			return nil, false, err
 		}
-		return nil, nil
+		return nil, false, nil
 	case info.ReadOnly && !readOnly:
 		err := o.remove(n.ID)
 		if errors.Is(err, devmapper.ErrBusy) {
-			return nil, o.busy(n, info.Dev)
+			return nil, false, o.busy(n, info.Dev)
 		}
-		return nil, err
+		return nil, false, err
 	}
-	return &info, nil
+	return &info, false, nil
 }
 
 // spec says how a node is activated: always with the size that the record has.
@@ -101,7 +127,7 @@ func (o *op) spec(n metadata.Node, readOnly bool) thinpool.ThinSpec {
 
 // openActive opens a device and checks that it is the node's: between the look-up and the open the
 // minor number may have become another's. It returns nil where it has.
-func (o *op) openActive(n metadata.Node, info devmapper.Info, readOnly bool) (*device, error) {
+func (o *op) openActive(n metadata.Node, info devmapper.Info, readOnly, fresh bool) (*device, error) {
 	path, err := o.s.pool.DeviceNode(info.Dev)
 	if err != nil {
 		return nil, err
@@ -118,7 +144,7 @@ func (o *op) openActive(n metadata.Node, info devmapper.Info, readOnly bool) (*d
 	if err == nil && behind.UUID != o.s.pool.DeviceUUID(n.ID) {
 		err = devmapper.ErrNotFound
 	}
-	if err == nil && !readOnly {
+	if err == nil && !readOnly && !fresh {
 		err = o.fitTable(n, d)
 	}
 	if err != nil {
@@ -149,6 +175,9 @@ func (o *op) loadSize(n metadata.Node) error {
 // remove takes a node's kernel device away, which must not be in use; one that is not there is no
 // error.
 func (o *op) remove(id metadata.ThinID) error {
+	if o.knownAbsent(id) {
+		return nil
+	}
 	_, err := o.dm().Remove(o.ref(id), devmapper.RemoveOptions{})
 	if errors.Is(err, devmapper.ErrNotFound) {
 		return nil
@@ -161,6 +190,9 @@ func (o *op) remove(id metadata.ThinID) error {
 func (o *op) release(n metadata.Node) error {
 	claims, err := o.claims(n.ID)
 	if err != nil || len(claims) > 0 {
+		return err
+	}
+	if err := pointUnclaimed.Hit(); err != nil {
 		return err
 	}
 	err = o.remove(n.ID)
@@ -229,7 +261,11 @@ func (o *op) suspendDir() string { return filepath.Join(o.s.pool.StateDir(), "su
 func (o *op) resumeDead(id metadata.ThinID) error {
 	info, err := o.dm().Info(o.ref(id))
 	if errors.Is(err, devmapper.ErrNotFound) {
+		o.seen = seen{id: id, absent: true}
 		return nil
+	}
+	if err == nil {
+		o.seen = seen{id: id, dev: info.Dev}
 	}
 	if err != nil || !info.Suspended || !info.Active {
 		return err
@@ -241,9 +277,10 @@ func (o *op) resumeDead(id metadata.ThinID) error {
 	return removeFile(o.suspendMark(id))
 }
 
+// removeFile removes a file or link; one that is not there is no error.
 func removeFile(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+	if err := unix.Unlink(path); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &os.PathError{Op: "unlink", Path: path, Err: err}
 	}
 	return nil
 }

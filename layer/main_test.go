@@ -3,7 +3,7 @@ package layer_test
 import (
 	"testing"
 
-	"github.com/dmlayer/dmlayer/internal/testenv"
+	"github.com/dmlayer/dmlayer/test/pooltest"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) { pooltest.Main(m, childOperations) }

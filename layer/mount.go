@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -50,8 +52,8 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 	place := dir
 	if dir == "" {
 		place = filepath.Join(s.pool.MountDir(), name)
-		if err := os.MkdirAll(place, 0o755); err != nil {
-			return Mounted{}, fmt.Errorf("make mount point: %w", err)
+		if err := makeMountPoint(place); err != nil {
+			return Mounted{}, err
 		}
 	} else if place, err = realDir(dir); err != nil {
 		return Mounted{}, err
@@ -59,9 +61,20 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 	m := Mounted{Dir: place, ReadOnly: readOnly}
 	err = o.mountOn(ctx, n, place, readOnly, mo.Options)
 	if err != nil && dir == "" {
-		_ = os.Remove(place) // unless something is mounted there
+		_ = unix.Rmdir(place) // unless something is mounted there
 	}
 	return m, err
+}
+
+func makeMountPoint(dir string) error {
+	err := unix.Mkdir(dir, 0o755)
+	if errors.Is(err, unix.ENOENT) {
+		err = os.MkdirAll(dir, 0o755)
+	}
+	if err != nil && !errors.Is(err, unix.EEXIST) {
+		return fmt.Errorf("make mount point %s: %w", dir, err)
+	}
+	return nil
 }
 
 // realDir returns the directory as the kernel's mount table will name it.
@@ -116,6 +129,14 @@ func (o *op) mountOn(ctx context.Context, n metadata.Node, dir string, readOnly 
 			return nil
 		}
 	}
+	err = o.mountDevice(ctx, n, dir, readOnly, extra)
+	if err != nil {
+		return undoing(ctx, err, func(context.Context) error { return o.release(n) })
+	}
+	return nil
+}
+
+func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readOnly bool, extra []string) error {
 	d, err := o.openDevice(ctx, n, readOnly)
 	if err != nil {
 		return err
@@ -138,10 +159,7 @@ func (o *op) mountOn(ctx context.Context, n metadata.Node, dir string, readOnly 
 	if cerr := d.Close(); err == nil {
 		err = cerr
 	}
-	if err != nil {
-		return undoing(ctx, err, func(context.Context) error { return o.release(n) })
-	}
-	return nil
+	return err
 }
 
 // growBehind finishes a growth of the file system that a crash interrupted, or that was left to the
@@ -156,6 +174,9 @@ func growBehind(ctx context.Context, d *device, dir string, n metadata.Node) err
 
 // mountsOf returns where a node is mounted in our mount namespace.
 func (o *op) mountsOf(id metadata.ThinID) ([]fsutil.MountInfo, error) {
+	if o.knownAbsent(id) {
+		return nil, nil
+	}
 	info, err := o.dm().Info(o.ref(id))
 	if errors.Is(err, devmapper.ErrNotFound) || err == nil && info.OpenCount == 0 {
 		return nil, nil
@@ -167,8 +188,9 @@ func (o *op) mountsOf(id metadata.ThinID) ([]fsutil.MountInfo, error) {
 }
 
 // Unmount takes a mount away, by the node's name or by the directory (what contains a '/'), and
-// deactivates the node when nobody uses it any more. A node that is mounted in several places needs
-// the directory: ErrInvalid names them. What is not mounted is ErrNotFound.
+// deactivates the node when nobody uses it any more. By its name a node is unmounted from its default
+// directory, or from the only other one; where there are several others, ErrInvalid names them. What is
+// not mounted is ErrNotFound.
 func (s *Store) Unmount(ctx context.Context, nameOrDir string) error {
 	return opError("unmount", nameOrDir, s.unmount(ctx, nameOrDir))
 }
@@ -196,7 +218,7 @@ func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
 		return err
 	}
 	if filepath.Dir(dir) == s.pool.MountDir() {
-		_ = os.Remove(dir)
+		_ = unix.Rmdir(dir)
 	}
 	if n.Key == 0 {
 		return o.recover(ctx) // a node that was removed while it was in use
@@ -204,7 +226,15 @@ func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
 	return o.release(n)
 }
 
+// onlyMount returns where a node is mounted. It looks at the default directory first, which spares
+// reading the table of all mounts.
 func (o *op) onlyMount(n metadata.Node) (string, error) {
+	var st unix.Stat_t
+	place := filepath.Join(o.s.pool.MountDir(), n.Name)
+	if o.seen.id == n.ID && !o.seen.absent && unix.Stat(place, &st) == nil &&
+		uint64(st.Dev) == unix.Mkdev(o.seen.dev.Major, o.seen.dev.Minor) {
+		return place, nil
+	}
 	mounts, err := o.mountsOf(n.ID)
 	if err != nil {
 		return "", err

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
@@ -14,6 +16,7 @@ import (
 )
 
 var (
+	pointRecoverSeen    = fault.New("layer.recover.candidates")
 	pointRecoverLocked  = fault.New("layer.recover.locked")
 	pointRecoverRemoved = fault.New("layer.recover.deactivated")
 	pointRecoverDeleted = fault.New("layer.recover.deleted")
@@ -35,6 +38,9 @@ func (o *op) recover(ctx context.Context) error {
 	left, err := o.candidates(ctx)
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
+	}
+	if err := pointRecoverSeen.Hit(); err != nil {
+		return err
 	}
 	var locked []metadata.ThinID
 	defer func() {
@@ -150,11 +156,19 @@ func (o *op) deleteThin(id metadata.ThinID) error {
 	if err := pointRecoverDeleted.Hit(); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(o.s.blobDir(id)); err != nil {
+	if err := removeTree(o.s.blobDir(id)); err != nil {
 		return err
 	}
 	o.s.markGone(id)
 	return nil
+}
+
+// removeTree removes a folder with what is in it, mostly none: most nodes have no side files.
+func removeTree(dir string) error {
+	if err := unix.Rmdir(dir); err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return os.RemoveAll(dir)
 }
 
 // resumeLeft resumes devices that dead processes had suspended.

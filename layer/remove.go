@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
@@ -60,7 +61,7 @@ func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
 	if err := removeFile(filepath.Join(o.s.pool.DeviceDir(), n.Name)); err != nil {
 		return err
 	}
-	_ = os.Remove(filepath.Join(o.s.pool.MountDir(), n.Name)) // of a mount that died
+	_ = unix.Rmdir(filepath.Join(o.s.pool.MountDir(), n.Name)) // of a mount that died
 	if err := o.deleteThin(n.ID); err != nil {
 		return err
 	}

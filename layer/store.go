@@ -76,6 +76,7 @@ type op struct {
 	*pool.Session
 	s       *Store
 	version uint64 // of the store, in the last transaction
+	seen    seen
 }
 
 func (s *Store) begin(ctx context.Context) (*op, error) {

@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -35,14 +33,18 @@ type Locker interface {
 	LockStore(ctx context.Context, shared bool) (unlock func(), err error)
 }
 
-// Store is a pool's record store. It holds no file open.
+// Store is a pool's record store.
 type Store struct {
-	path   string
+	*file
 	locker Locker
 }
 
-// New returns the store at path. Nothing is opened.
-func New(path string, locker Locker) *Store { return &Store{path, locker} }
+// New returns the store at path. Nothing is opened yet; Close it in the end.
+func New(path string, locker Locker) *Store { return &Store{&file{path: path}, locker} }
+
+// With returns the same store with another's lock, for one of several holders in a process. Closing
+// either closes both.
+func (s *Store) With(locker Locker) *Store { return &Store{s.file, locker} }
 
 // Path returns the store's file.
 func (s *Store) Path() string { return s.path }
@@ -63,7 +65,7 @@ func Create(path string, pool Pool) (err error) {
 			err = fmt.Errorf("create record store %s: %w", path, noSpace(err))
 		}
 	}()
-	db, err := bbolt.Open(tmp, 0o600, options(false))
+	db, err := bbolt.Open(tmp, 0o600, options(false, nil))
 	if err != nil {
 		return err
 	}
@@ -105,9 +107,6 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 // of fn, which is returned as it is, leaves the store as it was.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return s.transact(ctx, false, func(db *bbolt.DB) error {
-		if err := s.extend(); err != nil {
-			return err
-		}
 		return db.Update(func(btx *bbolt.Tx) error { return s.run(btx, fn) })
 	})
 }
@@ -118,47 +117,7 @@ func (s *Store) transact(ctx context.Context, readOnly bool, fn func(*bbolt.DB) 
 		return fmt.Errorf("lock record store %s: %w", s.path, err)
 	}
 	defer unlock()
-	// bbolt would create a file that is not there.
-	if _, err := os.Stat(s.path); err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return fmt.Errorf("open record store %s: %w", s.path, errs.ErrNotFound)
-		}
-		return fmt.Errorf("open record store %s: %w", s.path, err)
-	}
-	return noSpace(s.guard(readOnly, fn))
-}
-
-// guard opens the file for one transaction and turns the panics and faults with which bbolt meets
-// damaged pages into an error: the file is foreign bytes.
-func (s *Store) guard(readOnly bool, fn func(*bbolt.DB) error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("record store %s: %v: %w", s.path, r, errs.ErrDamaged)
-		}
-	}()
-	db, err := bbolt.Open(s.path, 0o600, options(readOnly))
-	if err != nil {
-		return s.openError(err)
-	}
-	defer func() {
-		if cerr := db.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("close record store %s: %w", s.path, cerr)
-		}
-	}()
-	return fn(db)
-}
-
-func (s *Store) openError(err error) error {
-	switch {
-	case errors.Is(err, berrors.ErrTimeout):
-		return errs.WithHint(fmt.Errorf("open record store %s: another program holds it: %w", s.path, errs.ErrBusy),
-			"end the program that has the file open (fuser "+s.path+")")
-	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
-		return errs.WithHint(fmt.Errorf("open record store %s: %w: %w", s.path, err, errs.ErrDamaged),
-			"put back a copy of the record store; the pool's data is untouched")
-	}
-	return fmt.Errorf("open record store %s: %w", s.path, err)
+	return noSpace(s.use(readOnly, fn))
 }
 
 func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
@@ -169,27 +128,12 @@ func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
 	return fn(tx)
 }
 
-// extend keeps blocks allocated behind the end of the file for the transactions to come.
-func (s *Store) extend() error {
-	var st unix.Stat_t
-	if err := unix.Stat(s.path, &st); err != nil {
-		return &os.PathError{Op: "stat", Path: s.path, Err: err}
-	}
-	if st.Blocks*512 >= st.Size+allocationStep/4 {
-		return nil
-	}
-	// Without room the transaction may still fit; if it does not, it says so.
-	if err := reserve(s.path, st.Size+allocationStep); err != nil && !errors.Is(err, unix.ENOSPC) {
-		return fmt.Errorf("extend record store %s: %w", s.path, err)
-	}
-	return nil
-}
-
-func options(readOnly bool) *bbolt.Options {
+func options(readOnly bool, open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Options {
 	return &bbolt.Options{
 		Timeout:      foreignLockTimeout,
 		ReadOnly:     readOnly,
 		FreelistType: bbolt.FreelistMapType,
+		OpenFile:     open,
 	}
 }
 

@@ -5,8 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"os"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 )
@@ -23,23 +24,24 @@ const (
 	metaEnd      = 64
 )
 
-// Version returns the number of the last transaction that changed the store, without opening it: what
-// was read at a version is still so while the version is the same. 0 means that it could not be told.
+// Version returns the number of the last transaction that changed the store, without a transaction:
+// what was read at a version is still so while the version is the same. 0 means that it could not be
+// told.
 //
 // A transaction that is being committed may be seen or not, so ask while holding whatever lock keeps
 // the record in question from changing.
 func (s *Store) Version() (uint64, error) {
-	f, err := os.Open(s.path)
-	if errors.Is(err, os.ErrNotExist) {
-		return 0, fmt.Errorf("open record store %s: %w", s.path, errs.ErrNotFound)
+	fd, err := unix.Open(s.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if errors.Is(err, unix.ENOENT) {
+		err = errs.ErrNotFound
 	}
 	if err != nil {
 		return 0, fmt.Errorf("open record store %s: %w", s.path, err)
 	}
-	defer f.Close()
+	defer unix.Close(fd)
 	size := os.Getpagesize()
 	b := make([]byte, 2*size)
-	if _, err := f.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := unix.Pread(fd, b, 0); err != nil {
 		return 0, fmt.Errorf("read record store %s: %w", s.path, err)
 	}
 	return max(transactionOf(b[:size]), transactionOf(b[size:])), nil

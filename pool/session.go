@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"slices"
+	"sync"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -30,11 +31,16 @@ func at(offset int64) lockfile.Range { return lockfile.Range{Start: offset, Len:
 // Pool is a pool of which the record has been read. It is safe for concurrent use; what it does is
 // done in Sessions.
 type Pool struct {
-	files  files
-	dm     *devmapper.Client
-	locks  *lockfile.File
-	log    *slog.Logger
-	record metadata.Pool // as it was when the pool was opened: only what never changes is used
+	files   files
+	dm      *devmapper.Client
+	locks   *lockfile.File
+	log     *slog.Logger
+	records *metadata.Store // of no holder
+
+	mu          sync.Mutex
+	idleHolders []*lockfile.Holder
+	closed      bool
+	record      metadata.Pool // as it was when the pool was opened: only what never changes is used
 }
 
 // Open reads the pool's record. It starts nothing; a pool that died while it was being made or
@@ -68,12 +74,24 @@ func open(dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
 		return nil, kernelError(err)
 	}
 	p.dm = dm
+	p.records = metadata.New(p.files.store(), nil)
 	p.locks = lockfile.Open(p.files.lock())
 	return p, nil
 }
 
 // Close releases what Open took. Sessions must have ended.
-func (p *Pool) Close() error { return p.dm.Close() }
+func (p *Pool) Close() error {
+	p.mu.Lock()
+	p.closed = true
+	idle := p.idleHolders
+	p.idleHolders = nil
+	p.mu.Unlock()
+	var err error
+	for _, h := range idle {
+		err = errors.Join(err, h.Close())
+	}
+	return errors.Join(err, p.records.Close(), p.dm.Close())
+}
 
 // Name returns the pool's name.
 func (p *Pool) Name() string { return p.files.name }
@@ -122,14 +140,41 @@ type Session struct {
 	Status  thinpool.PoolStatus // as it was when the session began
 }
 
+// maxIdle is how many holders without a lock a pool keeps for the sessions to come.
+const maxIdle = 8
+
+func (p *Pool) takeHolder(ctx context.Context) (*lockfile.Holder, error) {
+	p.mu.Lock()
+	if n := len(p.idleHolders); n > 0 && ctx.Err() == nil {
+		h := p.idleHolders[n-1]
+		p.idleHolders = p.idleHolders[:n-1]
+		p.mu.Unlock()
+		return h, nil
+	}
+	p.mu.Unlock()
+	return p.locks.Holder(ctx)
+}
+
+func (p *Pool) giveHolder(h *lockfile.Holder) {
+	if err := h.Release(); err == nil {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if !p.closed && len(p.idleHolders) < maxIdle {
+			p.idleHolders = append(p.idleHolders, h)
+			return
+		}
+	}
+	_ = h.Close()
+}
+
 // session returns a holder without any lock.
 func (p *Pool) session(ctx context.Context) (*Session, error) {
-	h, err := p.locks.Holder(ctx)
+	h, err := p.takeHolder(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("pool %q: %w", p.files.name, err)
 	}
 	s := &Session{p: p, holder: h}
-	s.Records = metadata.New(p.files.store(), s)
+	s.Records = p.records.With(s)
 	return s, nil
 }
 
@@ -209,7 +254,10 @@ func (s *Session) startLocked(ctx context.Context) error {
 }
 
 // Exit ends the operation and drops every lock it still holds.
-func (s *Session) Exit() { _ = s.holder.Close() }
+func (s *Session) Exit() {
+	s.p.giveHolder(s.holder)
+	s.holder = nil
+}
 
 // Writable tells whether the pool takes messages: ErrDamaged where it does not.
 func (s *Session) Writable() error {

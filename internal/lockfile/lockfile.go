@@ -253,6 +253,18 @@ func (h *Holder) Held(r Range) (bool, error) {
 	return lk.Type != unix.F_UNLCK, nil
 }
 
+// Release gives back every lock and keeps the Holder, for another operation.
+func (h *Holder) Release() error {
+	if h.fd < 0 || len(h.held) == 0 {
+		return nil
+	}
+	h.held = h.held[:0]
+	if err := setlk(h.fd, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK}); err != nil {
+		return h.fail("unlock", err)
+	}
+	return nil
+}
+
 // Close gives back everything. It may be called more than once.
 func (h *Holder) Close() error {
 	if h == nil || h.fd < 0 {

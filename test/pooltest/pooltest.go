@@ -17,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -42,6 +44,18 @@ func (e *Env) Config() layer.Config { return layer.Config{Dirs: e.Dirs, Pool: e.
 func (e *Env) Store() string    { return filepath.Join(e.Dirs.Root, "pools", e.Name, "records.db") }
 func (e *Env) Data() string     { return filepath.Join(e.Dirs.Root, "pools", e.Name, "data") }
 func (e *Env) Metadata() string { return filepath.Join(e.Dirs.Root, "pools", e.Name, "metadata") }
+
+// MountPoint returns where a node is mounted by default.
+func (e *Env) MountPoint(node string) string { return filepath.Join(e.Dirs.Run, "mnt", e.Name, node) }
+
+// FSSize returns the size of the file system that dir is on, in bytes.
+func FSSize(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("statfs %s: %w", dir, err)
+	}
+	return int64(st.Blocks) * st.Bsize, nil
+}
 
 // Dirs returns fresh root and run directories.
 func Dirs(t testing.TB) pool.Dirs {
@@ -132,21 +146,32 @@ func (e *Env) dropClaims(t testing.TB) {
 	}
 }
 
-// Check opens the pool, which recovers it, and compares records, devices and side files; where nothing
-// is in use it then stops the pool and compares with what really is in its metadata.
-func (e *Env) Check(ctx context.Context) error {
+// CheckLive opens the pool, which recovers it, and compares records, devices and side files.
+func (e *Env) CheckLive(ctx context.Context) error {
+	_, err := e.checkLive(ctx)
+	return err
+}
+
+func (e *Env) checkLive(ctx context.Context) (*records, error) {
 	s, err := layer.Open(ctx, e.Config())
 	if err != nil {
-		return fmt.Errorf("open: %w", err)
+		return nil, fmt.Errorf("open: %w", err)
 	}
 	if err := s.Close(); err != nil {
-		return err
+		return nil, err
 	}
 	r, err := e.read(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := errors.Join(r.checkDevices(), r.checkBlobs(e)); err != nil {
+	return r, errors.Join(e.checkDevices(r), r.checkBlobs(e), e.checkState(r))
+}
+
+// Check is CheckLive; where nothing is in use it then stops the pool and compares with what really is in
+// its metadata.
+func (e *Env) Check(ctx context.Context) error {
+	r, err := e.checkLive(ctx)
+	if err != nil {
 		return err
 	}
 	err = pool.Stop(ctx, e.Dirs, e.Name)
@@ -172,7 +197,9 @@ func (noLock) LockStore(context.Context, bool) (func(), error) { return func() {
 
 func (e *Env) read(ctx context.Context) (*records, error) {
 	r := &records{nodes: map[metadata.ThinID]metadata.Node{}, tombs: map[metadata.ThinID]bool{}}
-	err := metadata.New(e.Store(), noLock{}).View(ctx, func(tx *metadata.Tx) (err error) {
+	store := metadata.New(e.Store(), noLock{})
+	defer store.Close()
+	err := store.View(ctx, func(tx *metadata.Tx) (err error) {
 		if r.pool, err = tx.Pool(); err != nil {
 			return err
 		}
@@ -196,7 +223,7 @@ func (e *Env) read(ctx context.Context) (*records, error) {
 }
 
 // checkDevices compares the kernel's devices with the records: none of another's, none suspended.
-func (r *records) checkDevices() error {
+func (e *Env) checkDevices(r *records) error {
 	c, err := devmapper.Open()
 	if err != nil {
 		return err
@@ -230,11 +257,45 @@ func (r *records) checkDevices() error {
 		switch {
 		case !ok && !(r.tombs[metadata.ThinID(id)] && info.OpenCount > 0):
 			all = errors.Join(all, fmt.Errorf("device %s belongs to no node", d.UUID))
+		case ok && info.OpenCount == 0 && !e.claimed(r, id):
+			all = errors.Join(all, fmt.Errorf("node %q is active and nobody uses it", n.Name))
 		case ok && n.Kind == metadata.KindLayer && !info.ReadOnly:
 			all = errors.Join(all, fmt.Errorf("layer %q is active for writing", n.Name))
 		}
 	}
 	return all
+}
+
+func (e *Env) claimed(r *records, id uint64) bool {
+	claims, _ := os.ReadDir(filepath.Join(e.Dirs.Run, "state", r.pool.UUID, "claims", strconv.FormatUint(id, 10)))
+	return len(claims) > 0
+}
+
+// checkState looks for marks of what was going on when somebody died, which recovery takes away, and for
+// claims on nodes that are no more.
+func (e *Env) checkState(r *records) error {
+	state := filepath.Join(e.Dirs.Run, "state", r.pool.UUID)
+	var all error
+	for _, pattern := range []string{"suspended/*", "starting"} {
+		marks, err := filepath.Glob(filepath.Join(state, pattern))
+		if len(marks) > 0 || err != nil {
+			all = errors.Join(all, err, fmt.Errorf("left behind: %v", marks))
+		}
+	}
+	claims, err := filepath.Glob(filepath.Join(state, "claims", "*"))
+	for _, c := range claims {
+		id, err := strconv.ParseUint(filepath.Base(c), 10, 24)
+		if _, ok := r.nodes[metadata.ThinID(id)]; err != nil || !ok {
+			all = errors.Join(all, err, fmt.Errorf("claim %s on no node", c))
+		}
+	}
+	links, lerr := filepath.Glob(filepath.Join(e.Dirs.Run, "dev", e.Name, "*"))
+	for _, l := range links {
+		if _, err := os.Stat(l); err != nil {
+			all = errors.Join(all, fmt.Errorf("link without a device: %w", err))
+		}
+	}
+	return errors.Join(all, err, lerr)
 }
 
 func (r *records) checkBlobs(e *Env) error {
@@ -247,39 +308,49 @@ func (r *records) checkBlobs(e *Env) error {
 	}
 	var all error
 	for _, f := range entries {
-		id, _, _ := strings.Cut(f.Name(), ".")
-		n, err := strconv.ParseUint(id, 10, 24)
+		n, err := strconv.ParseUint(f.Name(), 10, 24)
 		if _, ok := r.nodes[metadata.ThinID(n)]; err != nil || !ok {
-			all = errors.Join(all, fmt.Errorf("side file %s belongs to no node", f.Name()))
+			all = errors.Join(all, fmt.Errorf("side files %s belong to no node", f.Name()))
 		}
 	}
 	return all
 }
 
-// checkThins runs thin_check and compares the thin devices with the records.
-func (r *records) checkThins(ctx context.Context, file string) (err error) {
+// thinDump is what thin_dump says of a pool's metadata.
+type thinDump struct {
+	TransactionID uint64 `xml:"transaction,attr"`
+	Devices       []struct {
+		ID uint64 `xml:"dev_id,attr"`
+	} `xml:"device"`
+}
+
+// dumpThins runs thin_check and thin_dump.
+func dumpThins(ctx context.Context, file string) (dump thinDump, err error) {
 	// The tools want direct I/O, which a loop device has whatever the file lies on.
 	loop, err := fsutil.Attach(ctx, fsutil.LoopOptions{Path: file, ReadOnly: true})
 	if err != nil {
-		return err
+		return dump, err
 	}
 	path := loop.Path
 	defer func() { err = errors.Join(err, loop.Close(), fsutil.Detach(ctx, loop.Number)) }()
 	if out, err := exec.CommandContext(ctx, "thin_check", path).CombinedOutput(); err != nil {
-		return fmt.Errorf("thin_check: %w\n%s", err, out)
+		return dump, fmt.Errorf("thin_check: %w\n%s", err, out)
 	}
 	out, err := exec.CommandContext(ctx, "thin_dump", path).Output()
 	if err != nil {
-		return fmt.Errorf("thin_dump: %w", err)
-	}
-	var dump struct {
-		TransactionID uint64 `xml:"transaction,attr"`
-		Devices       []struct {
-			ID uint64 `xml:"dev_id,attr"`
-		} `xml:"device"`
+		return dump, fmt.Errorf("thin_dump: %w", err)
 	}
 	if err := xml.Unmarshal(out, &dump); err != nil {
-		return fmt.Errorf("thin_dump: %w", err)
+		return dump, fmt.Errorf("thin_dump: %w", err)
+	}
+	return dump, nil
+}
+
+// checkThins compares the thin devices with the records.
+func (r *records) checkThins(ctx context.Context, file string) (err error) {
+	dump, err := dumpThins(ctx, file)
+	if err != nil {
+		return err
 	}
 	if dump.TransactionID != r.pool.TransactionID || r.pool.Pending {
 		return fmt.Errorf("pool has transaction %d, the store %d, pending %v", dump.TransactionID, r.pool.TransactionID, r.pool.Pending)

@@ -1,0 +1,166 @@
+package metadata
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/debug"
+	"sync"
+
+	"go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// file is the opened bbolt file, kept from one transaction to the next because opening it costs more
+// than a transaction does. What bbolt keeps in memory is right for one version of the file, so it is
+// opened anew when the version has changed; and bbolt's own lock, which others poll for, is only held
+// while a transaction runs.
+type file struct {
+	path string
+
+	mu       sync.Mutex // held while a transaction of this process runs
+	db       *bbolt.DB
+	fd       int // of db
+	id       fileID
+	readOnly bool
+	version  uint64 // that db's memory belongs to
+}
+
+type fileID struct{ dev, ino uint64 }
+
+// Close closes the file. The next transaction opens it again.
+func (f *file) Close() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.close()
+}
+
+func (f *file) close() error {
+	if f.db == nil {
+		return nil
+	}
+	db := f.db
+	f.db = nil
+	if err := db.Close(); err != nil {
+		return fmt.Errorf("close record store %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// use runs fn on the opened file, with the caller's lock held. The panics and faults with which bbolt
+// meets damaged pages become errors: the file is foreign bytes.
+func (f *file) use(readOnly bool, fn func(*bbolt.DB) error) (err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = errors.Join(fmt.Errorf("record store %s: %v: %w", f.path, r, errs.ErrDamaged), f.abandon())
+		}
+	}()
+	if err := f.ready(readOnly); err != nil {
+		return err
+	}
+	err = fn(f.db)
+	if err != nil && !readOnly {
+		return errors.Join(err, f.close()) // bbolt may have given up in the middle of a commit
+	}
+	f.version = versionOf(f.db)
+	_ = unix.Flock(f.fd, unix.LOCK_UN)
+	return err
+}
+
+// abandon closes a file on which bbolt panicked.
+func (f *file) abandon() (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			f.db = nil
+			err = fmt.Errorf("close record store %s: %v", f.path, r)
+		}
+	}()
+	return f.close()
+}
+
+// ready makes sure that the file is open, locked, the one at the path, and that bbolt's memory is of its
+// present version.
+func (f *file) ready(readOnly bool) error {
+	var st unix.Stat_t
+	if err := unix.Stat(f.path, &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = errs.ErrNotFound // and bbolt would create it
+		}
+		return fmt.Errorf("open record store %s: %w", f.path, err)
+	}
+	if !readOnly {
+		if err := f.extend(st); err != nil {
+			return err
+		}
+	}
+	id := fileID{uint64(st.Dev), st.Ino}
+	if f.db != nil && f.id == id && (readOnly || !f.readOnly) {
+		how := unix.LOCK_EX
+		if readOnly {
+			how = unix.LOCK_SH
+		}
+		if unix.Flock(f.fd, how|unix.LOCK_NB) == nil && versionOf(f.db) == f.version {
+			return nil
+		}
+	}
+	if err := f.close(); err != nil {
+		return err
+	}
+	return f.open(readOnly, id)
+}
+
+func (f *file) open(readOnly bool, id fileID) error {
+	fd := -1
+	db, err := bbolt.Open(f.path, 0o600, options(readOnly, func(path string, flag int, mode os.FileMode) (*os.File, error) {
+		var err error
+		if fd, err = unix.Open(path, flag&^os.O_CREATE|unix.O_CLOEXEC, 0); err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
+	}))
+	if err != nil {
+		return f.openError(err)
+	}
+	f.db, f.fd, f.id, f.readOnly = db, fd, id, readOnly
+	return nil
+}
+
+func (f *file) openError(err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return errs.WithHint(fmt.Errorf("open record store %s: another program holds it: %w", f.path, errs.ErrBusy),
+			"end the program that has the file open (fuser "+f.path+")")
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
+		return errs.WithHint(fmt.Errorf("open record store %s: %w: %w", f.path, err, errs.ErrDamaged),
+			"put back a copy of the record store; the pool's data is untouched")
+	}
+	return fmt.Errorf("open record store %s: %w", f.path, err)
+}
+
+// extend keeps blocks allocated behind the end of the file for the transactions to come.
+func (f *file) extend(st unix.Stat_t) error {
+	if st.Blocks*512 >= st.Size+allocationStep/4 {
+		return nil
+	}
+	// Without room the transaction may still fit; if it does not, it says so.
+	if err := reserve(f.path, st.Size+allocationStep); err != nil && !errors.Is(err, unix.ENOSPC) {
+		return fmt.Errorf("extend record store %s: %w", f.path, err)
+	}
+	return nil
+}
+
+// versionOf returns the version of the file as it is now, which is mapped: it need not be the one that
+// bbolt's memory belongs to.
+func versionOf(db *bbolt.DB) (version uint64) {
+	_ = db.View(func(tx *bbolt.Tx) error {
+		version = uint64(tx.ID())
+		return nil
+	})
+	return version
+}
