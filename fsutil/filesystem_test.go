@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"testing"
@@ -174,6 +175,51 @@ func TestGrow(t *testing.T) {
 			t.Errorf("%+v, %v, %v", got, err, serr)
 		}
 	})
+}
+
+// Growing by more than mke2fs reserved for, in one go and then again, also where the journal is small; and without
+// writing the inode tables of the new part, which a thin device would have to keep.
+func TestGrowExt4Far(t *testing.T) {
+	testenv.Need(t, testenv.Loop, testenv.Ext4)
+	if !mayGrowExt4(t) {
+		t.Log("without CAP_SYS_RESOURCE ext4 cannot grow: see TestGrow")
+		return
+	}
+	const mib, gib = 1 << 20, 1 << 30
+	for _, sizes := range [][]uint64{{64 * mib, 10 * gib, 300 * gib}, {600 * mib, 20 * gib}, {10 * gib, 60 * gib}} {
+		t.Run(fmt.Sprint(sizes[0]/mib, " MiB"), func(t *testing.T) {
+			file := newFile(t, sizes[0])
+			l := attach(t, fsutil.LoopOptions{Path: file})
+			mkfs(t, l.Path, fsutil.MkfsOptions{Type: fsutil.Ext4, Zeroed: true})
+			d := detached(t, l.Path, fsutil.MountOptions{Type: fsutil.Ext4})
+			for _, size := range sizes[1:] {
+				if err := fsutil.Extend(t.Context(), file, size, fsutil.Sparse); err != nil {
+					t.Fatal(err)
+				}
+				if err := l.SetCapacity(); err != nil {
+					t.Fatal(err)
+				}
+				if err := fsutil.Grow(t.Context(), d.Path()); err != nil {
+					t.Fatal(err)
+				}
+				if s, err := fsutil.Size(t.Context(), d.Path()); err != nil || s.FS+128*mib <= size {
+					t.Errorf("%+v, %v, want %d", s, err, size)
+				}
+			}
+			options, err := os.ReadFile(fmt.Sprintf("/proc/fs/ext4/loop%d/options", l.Number))
+			if err != nil || !strings.Contains(string(options), "noinit_itable\n") {
+				t.Errorf("noinit_itable is lost, %v:\n%s", err, options)
+			}
+			closeDetached(t, d)
+			if r, err := fsutil.Fsck(t.Context(), l.Path, fsutil.Ext4, fsutil.FsckOptions{}); err != nil || !r.Clean {
+				t.Errorf("%+v, %v", r, err)
+			}
+			zeroed := strings.Count(tool(t, "dumpe2fs", l.Path), "ITABLE_ZEROED")
+			if groups := int(sizes[0]/(128*mib)) + 1; zeroed > groups {
+				t.Errorf("%d inode tables are written, %d are mkfs's", zeroed, groups)
+			}
+		})
+	}
 }
 
 // mayGrowExt4 says whether this process has CAP_SYS_RESOURCE, which sandboxes take away even from root.

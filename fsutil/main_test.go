@@ -134,13 +134,16 @@ func mustRead(t testing.TB, path, want string) {
 	}
 }
 
-func tool(t testing.TB, name string, args ...string) {
+// tool runs a program and returns what it prints.
+func tool(t testing.TB, name string, args ...string) string {
 	t.Helper()
 	path, err := exec.LookPath(name)
 	if err != nil {
 		path = filepath.Join("/usr/sbin", name)
 	}
-	if out, err := exec.Command(path, args...).CombinedOutput(); err != nil {
+	out, err := exec.Command(path, args...).CombinedOutput()
+	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 	}
+	return string(out)
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -59,31 +60,33 @@ func Mkfs(ctx context.Context, dev string, o MkfsOptions) error {
 	return nil
 }
 
-// mkfsError adds what a mkfs that failed most often means.
+// mkfsError adds what a mkfs that failed most often means, and drops the usage text that mkfs.xfs adds to
+// every error.
 func mkfsError(dev string, t Type, err error) error {
-	err = fmt.Errorf("make %s on %s: %w", t, dev, err)
-	var re *run.Error
-	if errs.Class(err) != nil || !errors.As(err, &re) || re.Err != nil {
-		return err
-	}
-	for pattern, class := range map[*regexp.Regexp]error{
-		textNoSpace: errs.ErrNoSpace,
-		textBusy:    errs.ErrBusy,
-		textInvalid: errs.ErrInvalid,
-	} {
-		if pattern.MatchString(re.Stderr) {
-			return &classed{err, class}
+	if re := (*run.Error)(nil); errors.As(err, &re) && re.Err == nil {
+		short := *re
+		short.Stderr, _, _ = strings.Cut(re.Stderr, "\nUsage: ")
+		err = &short
+		for _, m := range mkfsTexts {
+			if m.text.MatchString(short.Stderr) {
+				err = &classed{err, m.class}
+				break
+			}
 		}
 	}
-	return err
+	return fmt.Errorf("make %s on %s: %w", t, dev, err)
 }
 
-// The texts are those of LC_ALL=C. They only choose a class; the error says it all anyway.
-var (
-	textNoSpace = regexp.MustCompile(`(?i)no space left`)
-	textBusy    = regexp.MustCompile(`(?i)is mounted|in use by the system|resource busy|contains a mounted filesystem`)
-	textInvalid = regexp.MustCompile(`(?i)too small|too large|too long|must be larger|invalid|bad option|unknown option|illegal value|usage:`)
-)
+// mkfsTexts are those of LC_ALL=C; the first that matches counts. They only choose a class; the error says it all
+// anyway.
+var mkfsTexts = []struct {
+	class error
+	text  *regexp.Regexp
+}{
+	{errs.ErrBusy, regexp.MustCompile(`(?i)is mounted|in use by the system|resource busy|contains a mounted filesystem`)},
+	{errs.ErrNoSpace, regexp.MustCompile(`(?i)no space left`)},
+	{errs.ErrInvalid, regexp.MustCompile(`(?i)too small|too large|too long|must be larger|invalid|bad option|unknown option|illegal value|usage:`)},
+}
 
 // Journal sizes in MiB. A snapshot ends up with a journal of its own, so it is small; a big disk gets what
 // many writers need. Growing a mounted file system of 8 GiB and more takes one transaction of 1030 blocks,

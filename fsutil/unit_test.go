@@ -133,9 +133,9 @@ func TestMkfsErrors(t *testing.T) {
 		"mkfs.ext4: Input/output error while writing out and closing file system":    nil,
 		"Bad option(s) specified: assume_storage_prezeroed\n\nExtended options are…": errs.ErrInvalid,
 	} {
-		err := mkfsError("/dev/x", Ext4, &run.Error{Program: "mkfs.ext4", ExitCode: 1, Stderr: stderr})
+		err := mkfsError("/dev/x", Ext4, &run.Error{Program: "mkfs.ext4", ExitCode: 1, Stderr: stderr + "\nUsage: mkfs\n too small"})
 		var re *run.Error
-		if errs.Class(err) != class || !errors.As(err, &re) {
+		if errs.Class(err) != class || !errors.As(err, &re) || re.Stderr != stderr {
 			t.Errorf("%q: class %v", stderr, errs.Class(err))
 		}
 	}
