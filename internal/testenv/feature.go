@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -29,7 +30,8 @@ const (
 	Dmsetup   Feature = "dmsetup"    // the program dmsetup
 	LVM       Feature = "lvm"        // the program lvm
 	Guest     Feature = "guest"      // a virtual machine of this run: a test may do its worst
-	Host      Feature = "host"       // not a virtual machine: one can be started, see scripts/vm
+	Host      Feature = "host"       // not a virtual machine of this run
+	VM        Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
 )
 
 // probes say why a feature is missing, or nil.
@@ -47,6 +49,7 @@ var probes = map[Feature]func() error{
 	LVM:       needProgram("lvm"),
 	Guest:     needGuest,
 	Host:      needHost,
+	VM:        needVM,
 }
 
 var (
@@ -59,6 +62,9 @@ var (
 func Need(t testing.TB, features ...Feature) {
 	t.Helper()
 	for _, f := range features {
+		if probes[f] == nil {
+			t.Fatalf("testenv knows no feature %q", string(f)) // a slip of the pen must not look like a skip
+		}
 		if err := missing(f); err != nil {
 			if required(os.Getenv("DMLAYER_TEST_REQUIRE"), f) {
 				t.Fatalf("required feature %s is missing: %v", f, err)
@@ -78,11 +84,7 @@ func missing(f Feature) error {
 	if err, ok := probed[f]; ok {
 		return err
 	}
-	probe, ok := probes[f]
-	if !ok {
-		return fmt.Errorf("testenv knows no feature %q", string(f))
-	}
-	err := probe()
+	err := probes[f]()
 	probed[f] = err
 	return err
 }
@@ -160,4 +162,40 @@ func needHost() error {
 		return errors.New("in a virtual machine")
 	}
 	return nil
+}
+
+func needVM() error {
+	if err := needHost(); err != nil {
+		return err
+	}
+	_, err := CacheDir()
+	return err
+}
+
+// CacheDir returns the folder with the kernel that scripts/deps fetched: .cache in the folder of the
+// module, which is above that of every test, or DMLAYER_CACHE.
+func CacheDir() (string, error) {
+	const kernel = "uml/usr/bin/linux.uml"
+	if dir := os.Getenv("DMLAYER_CACHE"); dir != "" {
+		_, err := os.Stat(filepath.Join(dir, kernel))
+		return dir, err
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			break
+		}
+		if dir == "/" {
+			return "", errors.New("no go.mod above the working folder")
+		}
+		dir = filepath.Dir(dir)
+	}
+	dir = filepath.Join(dir, ".cache")
+	if _, err := os.Stat(filepath.Join(dir, kernel)); err != nil {
+		return "", fmt.Errorf("%w; run scripts/deps", err)
+	}
+	return dir, nil
 }

@@ -193,7 +193,8 @@ func jobEnv(environ []string, c *config) []string {
 	}
 	env = append(env, "PATH="+path, "DMLAYER_VM="+c.kind, "DM_DISABLE_UDEV=1")
 	if c.kind != kindNative {
-		env = append(env, "DMLAYER_VM_GUEST=1", "HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash", `PS1=vm:\w\$ `)
+		env = append(env, "DMLAYER_VM_GUEST=1", "HOME=/root", "USER=root", "LOGNAME=root", "SHELL=/bin/bash", `PS1=vm:\w\$ `,
+			"MODPROBE_OPTIONS=-d "+filepath.Join(c.cache, c.kind))
 	}
 	require := lookupEnv(environ, "DMLAYER_TEST_REQUIRE")
 	if require == "" {

@@ -183,11 +183,10 @@ func loadModules(j *job) error {
 		return err
 	}
 	tree := filepath.Join(j.ModuleTree, "lib/modules")
-	var under []string
 	helper := modprobe
 	if err := unix.Mount(tree, "/lib/modules", "", unix.MS_BIND, ""); err != nil {
-		// A host without any kernel has no /lib/modules to mount on.
-		under = []string{"-d", j.ModuleTree}
+		// A host without any kernel has no /lib/modules to mount on. The job's modprobe finds the tree in
+		// MODPROBE_OPTIONS; the kernel's own has no such environment.
 		helper = "/run/modprobe"
 		script := fmt.Sprintf("#!/bin/sh\nexec %s -d %s \"$@\"\n", modprobe, j.ModuleTree)
 		if err := os.WriteFile(helper, []byte(script), 0o755); err != nil {
@@ -197,7 +196,7 @@ func loadModules(j *job) error {
 	if err := os.WriteFile("/proc/sys/kernel/modprobe", []byte(helper), 0); err != nil {
 		return err
 	}
-	cmd := exec.Command(modprobe, append(append(under, "-a"), j.Modules...)...)
+	cmd := exec.Command(modprobe, append([]string{"-a"}, j.Modules...)...)
 	cmd.Env = j.Env
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("modprobe %s: %w: %s", strings.Join(j.Modules, " "), err, out)

@@ -291,7 +291,8 @@ func (r *virtualMachine) runReaper(ctx context.Context) error {
 }
 
 // startInNamespace starts cmd as init of a new pid namespace; without root that takes a user
-// namespace. Where neither is allowed cmd starts as an ordinary process and does what it can.
+// namespace. Where neither is allowed, or DMLAYER_VM_NAMESPACE=no, cmd starts as an ordinary process
+// and does what it can.
 func startInNamespace(cmd *exec.Cmd) error {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: unix.CLONE_NEWPID}
 	if os.Geteuid() != 0 {
@@ -299,9 +300,12 @@ func startInNamespace(cmd *exec.Cmd) error {
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
 	}
-	err := cmd.Start()
-	if err == nil || os.Getenv("DMLAYER_VM_NAMESPACE") == "require" {
-		return err
+	err := errors.ErrUnsupported
+	if os.Getenv("DMLAYER_VM_NAMESPACE") != "no" {
+		err = cmd.Start()
+	}
+	if err == nil {
+		return nil
 	}
 	plain := exec.Command(cmd.Path, cmd.Args[1:]...)
 	plain.Args, plain.Stderr, plain.ExtraFiles = cmd.Args, cmd.Stderr, cmd.ExtraFiles

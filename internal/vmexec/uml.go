@@ -19,7 +19,7 @@ func umlMachine(r *virtualMachine) (*machine, error) {
 	if _, err := os.Stat(kernel); err != nil {
 		return nil, fmt.Errorf("%w; fetch it with scripts/deps", err)
 	}
-	self, err := os.Executable()
+	init, err := copySelf(runDir)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func umlMachine(r *virtualMachine) (*machine, error) {
 		con3 = "con3=fd:6,fd:7"
 	}
 	args := []string{
-		"linux.uml", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + self, shareVariable + "=" + r.share(),
+		"linux.uml", "rootfstype=hostfs", "rootflags=/", "ro", "init=" + init, shareVariable + "=" + r.share(),
 		fmt.Sprintf("mem=%dM", c.memory>>20), "uml_dir=" + runDir, "umid=uml",
 		"con=null", "con0=null,fd:3", con1, "con2=null,fd:5", con3, "console=tty0", "quiet",
 		"panic=-1", "random.trust_cpu=on",
@@ -47,6 +47,17 @@ func umlMachine(r *virtualMachine) (*machine, error) {
 	// See scripts/uml-ptrace.c: without it UML does not run on processors with AMX.
 	env = append(env, "LD_PRELOAD="+filepath.Join(c.cache, "uml/ptrace.so"))
 	return &machine{Path: kernel, Args: args, Env: env}, nil
+}
+
+// copySelf copies this program for the guest. Its own file may have been replaced by another version
+// while this process waited for a core.
+func copySelf(dir string) (string, error) {
+	data, err := os.ReadFile("/proc/self/exe")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "init")
+	return path, os.WriteFile(path, data, 0o700)
 }
 
 // memoryDir returns where UML puts the file that is its memory: on tmpfs if that is big enough.

@@ -105,11 +105,11 @@ func openFiles() []string {
 	return out
 }
 
-// ofTheRuntime says whether the Go runtime opens this once and never closes it: the poller, the
-// limits of the cgroup, the file in which it tells the kernel the names of its memory.
+// ofTheRuntime says whether the Go runtime opens this once and never closes it: the poller and
+// the limits of the cgroup.
 func ofTheRuntime(path string) bool {
 	return path == "anon_inode:[eventpoll]" || path == "anon_inode:[eventfd]" ||
-		strings.HasPrefix(path, "/sys/fs/cgroup/") || path == "anon_inode:[pidfd]"
+		strings.HasPrefix(path, "/sys/fs/cgroup/")
 }
 
 // dmDevices asks DM_LIST_DEVICES (include/uapi/linux/dm-ioctl.h). sysfs would not do: since Linux
