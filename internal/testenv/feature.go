@@ -18,7 +18,7 @@ type Feature string
 
 // The features.
 const (
-	Root      Feature = "root"       // effective user id 0
+	Root      Feature = "root"       // effective user id 0, on a machine that tests may change
 	DM        Feature = "dm"         // device-mapper with the thin-pool target, and root
 	Loop      Feature = "loop"       // loop devices, and root
 	Ext4      Feature = "ext4"       // ext4 in the kernel, mkfs.ext4
@@ -100,9 +100,14 @@ func all(probes ...func() error) func() error {
 	}
 }
 
+// needRoot protects the machine of whoever runs go test as root: tests mount, and take loop devices,
+// only in a virtual machine, or where DMLAYER_VM=none says that this machine is meant.
 func needRoot() error {
 	if os.Geteuid() != 0 {
 		return errors.New("not root")
+	}
+	if os.Getenv("DMLAYER_VM_GUEST") == "" && os.Getenv("DMLAYER_VM") != "none" {
+		return errors.New("not in a virtual machine, and DMLAYER_VM=none does not say that tests may change this one")
 	}
 	return nil
 }

@@ -199,6 +199,9 @@ func jobEnv(environ []string, c *config) []string {
 	require := lookupEnv(environ, "DMLAYER_TEST_REQUIRE")
 	if require == "" {
 		require = "root,dm,loop,ext4,xfs,thin_check"
+		if c.kind != kindNative {
+			require += ",flakey,log_writes,delay,dmsetup,lvm,guest"
+		}
 	}
 	return append(env, "DMLAYER_TEST_REQUIRE="+require)
 }
