@@ -23,7 +23,7 @@ type file struct {
 
 	mu       sync.Mutex // held while a transaction of this process runs
 	db       *bbolt.DB
-	fd       int // of db
+	file     *os.File // of db
 	id       fileID
 	readOnly bool
 	version  uint64 // that db's memory belongs to
@@ -58,7 +58,8 @@ func (f *file) use(readOnly bool, fn func(*bbolt.DB) error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
-			err = errors.Join(fmt.Errorf("record store %s: %v: %w", f.path, r, errs.ErrDamaged), f.abandon())
+			f.abandon()
+			err = errs.WithHint(fmt.Errorf("record store %s: %v: %w", f.path, r, errs.ErrDamaged), damagedHint)
 		}
 	}()
 	if err := f.ready(readOnly); err != nil {
@@ -69,20 +70,24 @@ func (f *file) use(readOnly bool, fn func(*bbolt.DB) error) (err error) {
 		return errors.Join(err, f.close()) // bbolt may have given up in the middle of a commit
 	}
 	f.version = versionOf(f.db)
-	_ = unix.Flock(f.fd, unix.LOCK_UN)
+	_ = unix.Flock(int(f.file.Fd()), unix.LOCK_UN)
 	return err
 }
 
-// abandon closes a file on which bbolt panicked.
-func (f *file) abandon() (err error) {
-	defer func() {
-		if r := recover(); r != nil {
-			f.db = nil
-			err = fmt.Errorf("close record store %s: %v", f.path, r)
-		}
-	}()
-	return f.close()
+// abandon gives up a file on which bbolt panicked. Its own Close might wait for a lock that bbolt panicked
+// with, so only the file is closed; and the mapping, which nobody can take away any more, would keep the
+// file's lock.
+func (f *file) abandon() {
+	f.db = nil
+	if f.file != nil {
+		_ = unix.Flock(int(f.file.Fd()), unix.LOCK_UN)
+		_ = f.file.Close()
+		f.file = nil
+	}
 }
+
+// damagedHint says what helps against a file that bbolt cannot make sense of.
+const damagedHint = "put back a copy of the record store; the pool's data is untouched"
 
 // ready makes sure that the file is open, locked, the one at the path, and that bbolt's memory is of its
 // present version.
@@ -105,7 +110,7 @@ func (f *file) ready(readOnly bool) error {
 		if readOnly {
 			how = unix.LOCK_SH
 		}
-		if unix.Flock(f.fd, how|unix.LOCK_NB) == nil && versionOf(f.db) == f.version {
+		if unix.Flock(int(f.file.Fd()), how|unix.LOCK_NB) == nil && versionOf(f.db) == f.version {
 			return nil
 		}
 	}
@@ -116,18 +121,14 @@ func (f *file) ready(readOnly bool) error {
 }
 
 func (f *file) open(readOnly bool, id fileID) error {
-	fd := -1
-	db, err := bbolt.Open(f.path, 0o600, options(readOnly, func(path string, flag int, mode os.FileMode) (*os.File, error) {
-		var err error
-		if fd, err = unix.Open(path, flag&^os.O_CREATE|unix.O_CLOEXEC, 0); err != nil {
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		return os.NewFile(uintptr(fd), path), nil
+	db, err := bbolt.Open(f.path, 0o600, options(readOnly, func(path string, flag int, mode os.FileMode) (_ *os.File, err error) {
+		f.file, err = os.OpenFile(path, flag&^os.O_CREATE, mode)
+		return f.file, err
 	}))
 	if err != nil {
 		return f.openError(err)
 	}
-	f.db, f.fd, f.id, f.readOnly = db, fd, id, readOnly
+	f.db, f.id, f.readOnly = db, id, readOnly
 	return nil
 }
 
@@ -138,7 +139,7 @@ func (f *file) openError(err error) error {
 			"end the program that has the file open (fuser "+f.path+")")
 	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrChecksum), errors.Is(err, berrors.ErrVersionMismatch):
 		return errs.WithHint(fmt.Errorf("open record store %s: %w: %w", f.path, err, errs.ErrDamaged),
-			"put back a copy of the record store; the pool's data is untouched")
+			damagedHint)
 	}
 	return fmt.Errorf("open record store %s: %w", f.path, err)
 }

@@ -138,8 +138,8 @@ func (tx *Tx) Nodes(fn func(Node) error) error {
 // AddNode records a new node. Its key is its first thin id, which no other node will ever have. A taken name is ErrExists, a thin id
 // that another record or a tombstone names is ErrDamaged, a parent that is gone is ErrNotFound.
 func (tx *Tx) AddNode(n Node) (Node, error) {
-	if other, err := tx.Node(n.Name); err == nil {
-		return n, fmt.Errorf("%s %q: %w", other.Kind, n.Name, errs.ErrExists)
+	if err := tx.checkFreeName(n.Name); err != nil {
+		return n, err
 	}
 	if err := tx.checkFreeID(n.ID); err != nil {
 		return n, err
@@ -166,8 +166,8 @@ func (tx *Tx) PutNode(n Node) error {
 		return err
 	}
 	if n.Name != old.Name {
-		if other, err := tx.Node(n.Name); err == nil {
-			return fmt.Errorf("%s %q: %w", other.Kind, n.Name, errs.ErrExists)
+		if err := tx.checkFreeName(n.Name); err != nil {
+			return err
 		}
 	}
 	if n.ID != old.ID {
@@ -224,6 +224,17 @@ func (tx *Tx) unindex(n Node) error {
 		return err
 	}
 	return tx.b.Bucket(bucketChildren).Delete(append(u64(n.Parent), u64(n.Key)...))
+}
+
+func (tx *Tx) checkFreeName(name string) error {
+	other, err := tx.Node(name)
+	if err == nil {
+		return fmt.Errorf("%s %q: %w", other.Kind, name, errs.ErrExists)
+	}
+	if tx.b.Bucket(bucketNames).Get([]byte(name)) != nil {
+		return fmt.Errorf("node %q: %w: %w", name, err, errs.ErrDamaged)
+	}
+	return nil
 }
 
 func (tx *Tx) checkFreeID(id ThinID) error {
