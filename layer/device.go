@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -81,6 +79,9 @@ func (o *op) activate(n metadata.Node, readOnly bool) (_ *devmapper.Info, fresh 
 	}
 	if errors.Is(err, devmapper.ErrNotFound) {
 		o.seen = seen{}
+		if err := o.Mark(n.ID); err != nil {
+			return nil, false, err
+		}
 		info, err = thinpool.Activate(o.dm(), o.spec(n, readOnly))
 		switch {
 		case err == nil:
@@ -248,14 +249,6 @@ func (o *op) busy(n metadata.Node, dev devmapper.DevNum) error {
 	return errs.WithHint(err, "dmlayer unmount "+n.Name+", or end what uses it")
 }
 
-// The marks of devices that are being suspended: a file each, so that recovery finds those of the
-// dead without asking the kernel about every device.
-func (o *op) suspendMark(id metadata.ThinID) string {
-	return filepath.Join(o.suspendDir(), strconv.FormatUint(uint64(id), 10))
-}
-
-func (o *op) suspendDir() string { return filepath.Join(o.s.pool.StateDir(), "suspended") }
-
 // resumeDead resumes a node's device if it is suspended. The node's lock is held, so whoever
 // suspended it is dead.
 func (o *op) resumeDead(id metadata.ThinID) error {
@@ -274,7 +267,7 @@ func (o *op) resumeDead(id metadata.ThinID) error {
 		return fmt.Errorf("resume thin device %d: %w", id, err)
 	}
 	o.s.log.Info("resumed a device that a dead process had suspended", "id", id)
-	return removeFile(o.suspendMark(id))
+	return nil
 }
 
 // removeFile removes a file or link; one that is not there is no error.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -52,9 +51,10 @@ func (o *op) snapshotFrozen(ctx context.Context, id metadata.ThinID, origin meta
 	}
 	_, rerr := o.dm().Resume(o.ref(origin.ID), devmapper.ResumeOptions{})
 	if rerr != nil {
+		o.KeepMark(origin.ID)
 		return errors.Join(err, fmt.Errorf("thaw %q: %w", origin.Name, rerr))
 	}
-	if err := errors.Join(err, removeFile(o.suspendMark(origin.ID))); err != nil {
+	if err != nil {
 		return err
 	}
 	return pointResumed.Hit()
@@ -72,16 +72,10 @@ func writeBack(d devmapper.DevNum) error {
 // suspend marks a node's device as being suspended, so that whoever comes after a crash finds it, and
 // suspends it.
 func (o *op) suspend(ctx context.Context, id metadata.ThinID) error {
-	if err := os.MkdirAll(o.suspendDir(), 0o700); err != nil {
-		return err
-	}
-	if err := os.WriteFile(o.suspendMark(id), nil, 0o600); err != nil {
+	if err := o.Mark(id); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, freezeTimeout)
 	defer cancel()
-	if err := o.dm().Suspend(ctx, o.ref(id), devmapper.SuspendOptions{}); err != nil {
-		return errors.Join(err, removeFile(o.suspendMark(id)))
-	}
-	return nil
+	return o.dm().Suspend(ctx, o.ref(id), devmapper.SuspendOptions{})
 }

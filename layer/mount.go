@@ -211,6 +211,9 @@ func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
 	if err != nil {
 		return err
 	}
+	if err := o.Mark(n.ID); err != nil {
+		return err
+	}
 	if err := fsutil.Unmount(ctx, dir, fsutil.UnmountOptions{}); err != nil {
 		return err
 	}

@@ -28,6 +28,8 @@ type operation struct {
 	// done tells whether the operation has been done or not at all. Anything in between, or a loss of
 	// what was there before, is an error.
 	done func(ctx context.Context, w *world) (bool, error)
+	// onXFS says that the file system matters, so that it is tried on xfs too.
+	onXFS bool
 	// again is what a second run returns after a first that was done; nil: it succeeds too.
 	again error
 }
@@ -210,7 +212,7 @@ func nodeOperations(fs string) []operation {
 func makingOperations(fs string) []operation {
 	return []operation{
 		{
-			name: "template",
+			name: "template", onXFS: true,
 			prepare: func(t testing.TB, w *world) { // takes the template of the round before away
 				_, err := w.s.Prune(pooltest.Context(t), false)
 				must(t, err)
@@ -222,7 +224,7 @@ func makingOperations(fs string) []operation {
 			done: made("s", nil), again: layer.ErrExists,
 		},
 		{
-			name: "fill", prepare: nothing,
+			name: "fill", onXFS: true, prepare: nothing,
 			run: func(ctx context.Context, s *layer.Store, p string) error {
 				_, err := s.CreateLayer(ctx, p+"l", layer.LayerOptions{Parent: "base"}, fillWith(map[string]string{"f": "filled"}))
 				return err
@@ -262,7 +264,7 @@ func makingOperations(fs string) []operation {
 			done: made("s", nil), again: layer.ErrExists,
 		},
 		{
-			name: "snapshot of mounted snapshot", prepare: func(t testing.TB, w *world) { w.mounted(t) },
+			name: "snapshot of mounted snapshot", onXFS: true, prepare: func(t testing.TB, w *world) { w.mounted(t) },
 			run: func(ctx context.Context, s *layer.Store, p string) error {
 				_, err := s.CreateSnapshot(ctx, p+"c", layer.SnapshotOptions{Parent: p + "s"})
 				return err
@@ -280,13 +282,13 @@ func makingOperations(fs string) []operation {
 	}
 }
 
-// loseCursor does what a reboot does to the place in the window of thin ids.
+// loseCursor does what a reboot does to the place in the window of thin ids: pool/ids.go keeps it at the
+// start of the lock file.
 func loseCursor(t testing.TB, e *pooltest.Env) {
-	cursors, err := filepath.Glob(filepath.Join(e.Dirs.Run, "state", "*", "cursor"))
+	f, err := os.OpenFile(filepath.Join(e.Dirs.Run, "lock", e.Name), os.O_RDWR, 0)
 	must(t, err)
-	for _, c := range cursors {
-		must(t, os.Remove(c))
-	}
+	_, err = f.WriteAt(make([]byte, 80), 0)
+	must(t, errors.Join(err, f.Close()))
 }
 
 // stillMounted checks that a mounted snapshot is alive: it takes writes and is not frozen.
@@ -311,7 +313,7 @@ func stillMounted(ctx context.Context, w *world) error {
 func usingOperations() []operation {
 	return []operation{
 		{
-			name: "mount", prepare: func(t testing.TB, w *world) { w.snapshot(t) },
+			name: "mount", onXFS: true, prepare: func(t testing.TB, w *world) { w.snapshot(t) },
 			run: func(ctx context.Context, s *layer.Store, p string) error {
 				_, err := s.Mount(ctx, p+"s", "", layer.MountOptions{})
 				return err

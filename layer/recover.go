@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -26,10 +25,7 @@ var (
 // there are. Nothing is touched whose lock somebody has, or that the store names when it is read again
 // with the lock in hand.
 func (o *op) recover(ctx context.Context) error {
-	if err := o.resumeLeft(); err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	if err := o.releaseIdle(); err != nil {
+	if err := o.settleMarked(); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	if o.Writable() != nil {
@@ -171,21 +167,14 @@ func removeTree(dir string) error {
 	return os.RemoveAll(dir)
 }
 
-// resumeLeft resumes devices that dead processes had suspended.
-func (o *op) resumeLeft() error {
-	entries, err := os.ReadDir(o.suspendDir())
+// settleMarked brings the devices to rest that dead processes were changing: it resumes what is
+// suspended and deactivates what nobody has open or claims.
+func (o *op) settleMarked() error {
+	ids, err := o.Marked()
 	if err != nil {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
 		return err
 	}
-	for _, e := range entries {
-		n, err := strconv.ParseUint(e.Name(), 10, 24)
-		if err != nil {
-			continue
-		}
-		id := metadata.ThinID(n)
+	for _, id := range ids {
 		ok, err := o.TryLockID(id)
 		if err != nil {
 			return err
@@ -193,9 +182,9 @@ func (o *op) resumeLeft() error {
 		if !ok {
 			continue // its owner lives
 		}
-		err = o.resumeDead(id)
+		err = o.settleDevice(id)
 		if err == nil {
-			err = removeFile(o.suspendMark(id))
+			err = o.ClearMark(id)
 		}
 		o.UnlockID(id)
 		if err != nil {
@@ -205,39 +194,8 @@ func (o *op) resumeLeft() error {
 	return nil
 }
 
-// releaseIdle deactivates what nobody has open or claims: its user died between activating and using
-// it, or between unmounting and deactivating.
-func (o *op) releaseIdle() error {
-	devices, err := o.s.pool.Devices()
-	if err != nil {
-		return err
-	}
-	for id, d := range devices {
-		info, err := o.dm().Info(devmapper.ByUUID(d.UUID))
-		if err != nil || info.OpenCount > 0 {
-			if err := notFoundIsNil(err); err != nil {
-				return err
-			}
-			continue
-		}
-		ok, err := o.TryLockID(id)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue // its user lives
-		}
-		err = o.releaseLocked(id)
-		o.UnlockID(id)
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// releaseLocked is releaseIdle for one node, whose lock is held.
-func (o *op) releaseLocked(id metadata.ThinID) error {
+// settleDevice is settleMarked for one device, whose lock is held.
+func (o *op) settleDevice(id metadata.ThinID) error {
 	if err := o.resumeDead(id); err != nil {
 		return err
 	}
@@ -248,5 +206,5 @@ func (o *op) releaseLocked(id metadata.ThinID) error {
 	if err := o.remove(id); !errors.Is(err, devmapper.ErrBusy) {
 		return err
 	}
-	return nil // opened in between
+	return nil // somebody has it open
 }

@@ -138,6 +138,7 @@ type Session struct {
 	Thin    *thinpool.Pool
 	Device  devmapper.DevNum    // of the pool
 	Status  thinpool.PoolStatus // as it was when the session began
+	marked  []metadata.ThinID
 }
 
 // maxIdle is how many holders without a lock a pool keeps for the sessions to come.
@@ -255,6 +256,7 @@ func (s *Session) startLocked(ctx context.Context) error {
 
 // Exit ends the operation and drops every lock it still holds.
 func (s *Session) Exit() {
+	s.clearMarks()
 	s.p.giveHolder(s.holder)
 	s.holder = nil
 }

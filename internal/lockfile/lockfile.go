@@ -241,6 +241,19 @@ func (h *Holder) WriteAt(b []byte, off int64) (int, error) {
 	return n, nil
 }
 
+// NextData returns the first offset at or after off where the file may hold anything but zeros, or io.EOF.
+// On a file system that does not tell, it is off itself.
+func (h *Holder) NextData(off int64) (int64, error) {
+	at, err := unix.Seek(h.fd, off, unix.SEEK_DATA)
+	if errors.Is(err, unix.ENXIO) {
+		return 0, io.EOF
+	}
+	if err != nil {
+		return 0, h.fail("seek in lock file", err)
+	}
+	return at, nil
+}
+
 // Held says whether somebody else, in this process or another, holds any lock in the range.
 func (h *Holder) Held(r Range) (bool, error) {
 	if !r.valid() || h.fd < 0 {

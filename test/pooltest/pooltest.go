@@ -276,10 +276,17 @@ func (e *Env) claimed(r *records, id uint64) bool {
 func (e *Env) checkState(r *records) error {
 	state := filepath.Join(e.Dirs.Run, "state", r.pool.UUID)
 	var all error
-	for _, pattern := range []string{"suspended/*", "starting"} {
-		marks, err := filepath.Glob(filepath.Join(state, pattern))
-		if len(marks) > 0 || err != nil {
-			all = errors.Join(all, err, fmt.Errorf("left behind: %v", marks))
+	if _, err := os.Lstat(filepath.Join(state, "starting")); err == nil {
+		all = errors.Join(all, errors.New("the mark of a start was left behind"))
+	}
+	lock, err := os.ReadFile(filepath.Join(e.Dirs.Run, "lock", e.Name))
+	if err != nil {
+		return errors.Join(all, err)
+	}
+	const marks = 4096 // pool/marks.go
+	for id, b := range lock[min(marks, len(lock)):] {
+		if b != 0 {
+			all = errors.Join(all, fmt.Errorf("the mark of thin id %d was left behind", id))
 		}
 	}
 	claims, err := filepath.Glob(filepath.Join(state, "claims", "*"))
