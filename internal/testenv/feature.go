@@ -32,6 +32,7 @@ const (
 	Guest     Feature = "guest"      // a virtual machine of this run: a test may do its worst
 	Host      Feature = "host"       // not a virtual machine of this run
 	VM        Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
+	QEMU      Feature = "qemu"       // the same for QEMU: scripts/deps qemu has run
 )
 
 // probes say why a feature is missing, or nil.
@@ -50,6 +51,7 @@ var probes = map[Feature]func() error{
 	Guest:     needGuest,
 	Host:      needHost,
 	VM:        needVM,
+	QEMU:      needQEMU,
 }
 
 var (
@@ -175,6 +177,20 @@ func needVM() error {
 	}
 	_, err := CacheDir()
 	return err
+}
+
+func needQEMU() error {
+	if err := needVM(); err != nil {
+		return err
+	}
+	dir, err := CacheDir()
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(filepath.Join(dir, "qemu/boot")); err != nil {
+		return fmt.Errorf("%w; run scripts/deps qemu", err)
+	}
+	return nil
 }
 
 // CacheDir returns the folder with the kernel that scripts/deps fetched: .cache in the folder of the

@@ -35,22 +35,30 @@ func (r *virtualMachine) keptLog() string {
 	return "; console log: " + f.Name()
 }
 
-// consoleExcerpt returns what the kernel said last, without the frames of its stack.
+// consoleExcerpt returns what the kernel said when it panicked, or last, without the frames of its
+// stack.
 func consoleExcerpt(path string) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return ""
 	}
 	var lines []string
+	panicked := -1
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimRight(line, "\r\n")
 		text := strings.TrimLeft(line, " ")
-		if text == "" || strings.HasPrefix(text, "[<") || text == "Call Trace:" || isStackDump(text) {
+		if text == "" || strings.HasPrefix(text, "[<") || isStackDump(text) {
 			continue
+		}
+		if panicked < 0 && strings.Contains(line, "Kernel panic") {
+			panicked = len(lines)
 		}
 		lines = append(lines, "\t"+line)
 	}
-	return strings.Join(lines[max(0, len(lines)-15):], "\n")
+	if panicked >= 0 {
+		lines = lines[:min(len(lines), panicked+2)]
+	}
+	return strings.Join(lines[max(0, len(lines)-10):], "\n")
 }
 
 // isStackDump recognizes a line of bare hexadecimal words.

@@ -53,16 +53,18 @@ func qemuMachine(r *virtualMachine) (*machine, error) {
 	for i, dir := range c.rw {
 		args = append(args, folder(fmt.Sprintf("rw%d", i), dir, writableTag(i), "")...)
 	}
-	out := "file,path=/proc/self/fd/4"
-	if r.job.Stdin == stdinTTY {
-		out += ",input-path=/proc/self/fd/6"
+	out, in := "file,path=/proc/self/fd/4", "file,path=/proc/self/fd/7"
+	switch r.job.Stdin {
+	case stdinTTY:
+		out, err = duplexPipe(r.dir, 6, 4)
+	case stdinFramed:
+		in, err = duplexPipe(r.dir, 6, 7)
+	}
+	if err != nil {
+		return nil, err
 	}
 	args = append(args, console("out", out)...)
 	args = append(args, console("err", "file,path=/proc/self/fd/5")...)
-	in := "file,path=/proc/self/fd/7"
-	if r.job.Stdin == stdinFramed {
-		in += ",input-path=/proc/self/fd/6"
-	}
 	args = append(args, console("in", in)...)
 	for i := range c.disks {
 		disk, err := r.makeDisk(i)
@@ -73,6 +75,17 @@ func qemuMachine(r *virtualMachine) (*machine, error) {
 	}
 	env := []string{"LD_LIBRARY_PATH=" + usr + "/lib/x86_64-linux-gnu", "TMPDIR=" + r.dir, "PATH=/usr/bin:/bin", "HOME=" + r.dir}
 	return &machine{Path: usr + "/bin/qemu-system-x86_64", Args: args, Env: env}, nil
+}
+
+// duplexPipe makes a console's other side out of two open files: QEMU adds .in and .out to the path.
+func duplexPipe(dir string, in, out int) (string, error) {
+	path := filepath.Join(dir, "console")
+	for suffix, fd := range map[string]int{".in": in, ".out": out} {
+		if err := os.Symlink(fmt.Sprintf("/proc/self/fd/%d", fd), path+suffix); err != nil {
+			return "", err
+		}
+	}
+	return "pipe,path=" + path, nil
 }
 
 func writableTag(i int) string { return fmt.Sprintf("vmexec_rw%d", i) }

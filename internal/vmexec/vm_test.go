@@ -100,6 +100,92 @@ func TestCommands(t *testing.T) {
 	}
 }
 
+func TestQEMU(t *testing.T) {
+	testenv.Need(t, testenv.QEMU)
+	writable := t.TempDir()
+	env := []string{"DMLAYER_VM=qemu", "DMLAYER_VM_DISKS=64M", "DMLAYER_VM_RW=" + writable}
+	cmd := runner(t, env, "sh", "-c", "nproc; cat; cat /sys/block/vda/size; echo out >"+writable+"/file; touch /usr/x 2>/dev/null || echo read-only; echo err >&2; exit 3")
+	cmd.Stdin = strings.NewReader("in\x04\n")
+	stdout, stderr, code := outcome(t, cmd)
+	if want := "2\nin\x04\n131072\nread-only\n"; stdout != want || stderr != "err\n" || code != 3 {
+		t.Errorf("got %q, %q, code %d; want %q", stdout, stderr, code, want)
+	}
+	if data, err := os.ReadFile(filepath.Join(writable, "file")); string(data) != "out\n" {
+		t.Errorf("the writable folder has %q, %v", data, err)
+	}
+	_, stderr, code = outcome(t, runner(t, env, "sh", "-c", "echo c >/proc/sysrq-trigger"))
+	if code != vmexec.ExitHarness || !strings.Contains(stderr, "Kernel panic - not syncing: sysrq triggered crash") {
+		t.Errorf("guest panic: exit code %d, %q", code, stderr)
+	}
+	removeLog(t, stderr)
+	if _, stderr, code = outcome(t, runner(t, env, "mount", "-t", "tmpfs", "none", "/opt")); code != vmexec.ExitLeak {
+		t.Errorf("leak: exit code %d, %q", code, stderr)
+	}
+}
+
+func TestWritableFolder(t *testing.T) {
+	dir := t.TempDir()
+	_, stderr, code := outcome(t, runner(t, []string{"DMLAYER_VM_RW=" + dir}, "sh", "-c", "echo out >"+dir+"/file"))
+	data, err := os.ReadFile(filepath.Join(dir, "file"))
+	if code != 0 || string(data) != "out\n" {
+		t.Errorf("exit code %d, %s; the file has %q, %v", code, stderr, data, err)
+	}
+}
+
+// TestShell needs a terminal, and script(1) makes one.
+func TestShell(t *testing.T) {
+	sh := runner(t, nil)
+	cmd := exec.Command("script", "-qec", sh.Path, "/dev/null")
+	cmd.Env = append(sh.Env, "DMLAYER_VM_TIMEOUT=2m")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	screen := bufio.NewReader(stdout)
+	for _, step := range []struct{ wait, send string }{
+		{"# ", "tty; test -t 0 -a -t 2 && echo is''terminal\n"},
+		{"/dev/tty1\r\n", ""},
+		{"isterminal\r\n", ""},
+		// ^C ends the sleep and not the machine: the line discipline is the guest's.
+		{"# ", "echo go''ing; sleep 1000\n"},
+		{"going\r\n", "\x03"},
+		{"# ", "exit 5\n"},
+	} {
+		if seen, ok := readUntil(screen, step.wait); !ok {
+			t.Fatalf("no %q in %q", step.wait, seen)
+		}
+		if _, err := io.WriteString(in, step.send); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := io.Copy(io.Discard, screen); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 5 {
+		t.Errorf("%v, want exit code 5", err)
+	}
+}
+
+func readUntil(r *bufio.Reader, end string) (seen string, ok bool) {
+	for !strings.HasSuffix(seen, end) {
+		c, err := r.ReadByte()
+		if err != nil {
+			return seen, false
+		}
+		seen += string(c)
+	}
+	return seen, true
+}
+
 func TestLongOutputToASlowReader(t *testing.T) {
 	const size = 4 << 20
 	cmd := runner(t, nil, "sh", "-c", fmt.Sprintf("head -c %d /dev/urandom | tee /dev/stderr", size))
