@@ -148,6 +148,9 @@ func (o *op) grow(ctx context.Context, n metadata.Node) error {
 	if err := pointResizeTable.Hit(); err != nil {
 		return err
 	}
+	if active && info.ReadOnly {
+		return nil // the next writable activation does it
+	}
 	if n.Foreign || active && info.OpenCount > 0 {
 		return o.growMounted(ctx, n, info)
 	}
@@ -286,7 +289,7 @@ func (s *Store) fsck(ctx context.Context, name string, repair bool) (FsckResult,
 	if err != nil {
 		return FsckResult{}, err
 	}
-	if !readOnly && !n.Foreign {
+	if !readOnly {
 		err = replayOn(ctx, d, n) // a journal that was not replayed is no damage
 	}
 	var r fsutil.FsckResult

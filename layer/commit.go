@@ -140,9 +140,6 @@ func become(tx *metadata.Tx, src, n metadata.Node) (metadata.Node, error) {
 // replay brings a copy's journal to its end, because a layer is only ever mounted read-only: a
 // journal of the snapshot's freeze (xfs), or of a crash. What strangers wrote is left alone.
 func (o *op) replay(ctx context.Context, n metadata.Node) error {
-	if n.Foreign {
-		return pointCommitReplayed.Hit()
-	}
 	d, err := o.openDevice(ctx, n, false)
 	if err != nil {
 		return err
@@ -158,6 +155,9 @@ func (o *op) replay(ctx context.Context, n metadata.Node) error {
 }
 
 func replayOn(ctx context.Context, d *device, n metadata.Node) error {
+	if n.Foreign {
+		return nil
+	}
 	needed, err := fsutil.NeedsRecovery(d.path, fsutil.Type(n.FS))
 	if err != nil || !needed {
 		return err
@@ -229,9 +229,6 @@ func (o *op) flushExclusive(ctx context.Context, d *device, n metadata.Node) err
 	}
 	if err := errors.Join(fsutil.Flush(f), f.Close()); err != nil {
 		return err
-	}
-	if n.Foreign {
-		return nil
 	}
 	if err := replayOn(ctx, d, n); err != nil {
 		return err

@@ -40,6 +40,10 @@ type seen struct {
 // knownAbsent tells whether a node whose lock is held was seen to have no device.
 func (o *op) knownAbsent(id metadata.ThinID) bool { return o.seen.id == id && o.seen.absent }
 
+// Close closes the device so that it is closed when this returns, though another goroutine may be
+// starting a program: the removal that follows must not find a copy of the descriptor.
+func (d *device) Close() error { return fsutil.BetweenStarts(d.File.Close) }
+
 func (o *op) ref(id metadata.ThinID) devmapper.Ref { return devmapper.ByUUID(o.s.pool.DeviceUUID(id)) }
 
 func (o *op) dm() *devmapper.Client { return o.s.pool.Devmapper() }
@@ -109,6 +113,10 @@ func (o *op) activate(n metadata.Node, readOnly bool) (_ *devmapper.Info, fresh 
 		}
 		return nil, false, nil
 	case info.ReadOnly && !readOnly:
+		// Whoever was promised a device that cannot be written to keeps it, open or not.
+		if err := o.unclaimed(n); err != nil {
+			return nil, false, err
+		}
 		err := o.remove(n.ID)
 		if errors.Is(err, devmapper.ErrBusy) {
 			return nil, false, o.busy(n, info.Dev)
@@ -244,8 +252,8 @@ func (o *op) quiesce(n metadata.Node) error {
 
 // busy is ErrBusy with the names of those who use the node's device.
 func (o *op) busy(n metadata.Node, dev devmapper.DevNum) error {
-	who := o.s.pool.Holders(dev, n.ID)
-	err := fmt.Errorf("%s %q is in use: %s: %w", n.Kind, n.Name, who[0], errs.ErrBusy)
+	who := o.s.pool.Holders(dev)
+	err := fmt.Errorf("%s %q is %s: %w", n.Kind, n.Name, who[0], errs.ErrBusy)
 	return errs.WithHint(err, "dmlayer unmount "+n.Name+", or end what uses it")
 }
 

@@ -52,11 +52,11 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 	place := dir
 	if dir == "" {
 		place = filepath.Join(s.pool.MountDir(), name)
-		if err := makeMountPoint(place); err != nil {
+		if err := o.makeMountPoint(place); err != nil {
 			return Mounted{}, err
 		}
 	} else if place, err = realDir(dir); err != nil {
-		return Mounted{}, err
+		return Mounted{}, errs.WithHint(err, "make the directory, or leave it out for the default")
 	}
 	m := Mounted{Dir: place, ReadOnly: readOnly}
 	err = o.mountOn(ctx, n, place, readOnly, mo.Options)
@@ -66,13 +66,26 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 	return m, err
 }
 
-func makeMountPoint(dir string) error {
+// makeMountPoint makes a default directory. Where it is there already, nothing but this node may be
+// mounted on it: another root's pool may share the run directory and the name.
+func (o *op) makeMountPoint(dir string) error {
 	err := unix.Mkdir(dir, 0o755)
 	if errors.Is(err, unix.ENOENT) {
 		err = os.MkdirAll(dir, 0o755)
 	}
-	if err != nil && !errors.Is(err, unix.EEXIST) {
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make mount point %s: %w", dir, err)
+	}
+	var above, at unix.Stat_t
+	if err := errors.Join(unix.Stat(filepath.Dir(dir), &above), unix.Stat(dir, &at)); err != nil {
+		return fmt.Errorf("mount point %s: %w", dir, err)
+	}
+	own := o.seen.dev != (devmapper.DevNum{}) && uint64(at.Dev) == unix.Mkdev(o.seen.dev.Major, o.seen.dev.Minor)
+	if above.Dev != at.Dev && !own {
+		return errs.WithHint(fmt.Errorf("something else is mounted on %s: %w", dir, errs.ErrBusy), "name another directory")
 	}
 	return nil
 }
@@ -85,7 +98,7 @@ func realDir(dir string) (string, error) {
 	}
 	place, err := filepath.EvalSymlinks(abs)
 	if errors.Is(err, os.ErrNotExist) {
-		return "", errs.WithHint(fmt.Errorf("directory %s: %w", dir, errs.ErrNotFound), "make it, or leave it out for the default")
+		return "", fmt.Errorf("directory %s: %w", dir, errs.ErrNotFound)
 	}
 	if err != nil {
 		return "", err

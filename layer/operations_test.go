@@ -180,7 +180,11 @@ func (w *world) cleanUp(t testing.TB) {
 			}
 		}
 	}
-	must(t, w.s.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return tx.Delete("test", w.p) }))
+	// A fresh process knows all that is gone, and settles it with its first write.
+	s, err := layer.Open(ctx, w.e.Config())
+	must(t, err)
+	must(t, s.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return tx.Delete("test", w.p) }))
+	must(t, s.Close())
 }
 
 // smallSize is a size whose template is not the pool's base template.
@@ -285,7 +289,7 @@ func makingOperations(fs string) []operation {
 // loseCursor does what a reboot does to the place in the window of thin ids: pool/ids.go keeps it at the
 // start of the lock file.
 func loseCursor(t testing.TB, e *pooltest.Env) {
-	f, err := os.OpenFile(filepath.Join(e.Dirs.Run, "lock", e.Name), os.O_RDWR, 0)
+	f, err := os.OpenFile(e.LockFile(t), os.O_RDWR, 0)
 	must(t, err)
 	_, err = f.WriteAt(make([]byte, 80), 0)
 	must(t, errors.Join(err, f.Close()))

@@ -64,8 +64,7 @@ func (o *op) mountView(ctx context.Context, n metadata.Node) (*fsutil.Detached, 
 		if notFoundIsNil(err) != nil {
 			return nil, err
 		}
-		// One that is mounted read-only has no other way.
-		readOnly = err == nil && info.ReadOnly && info.OpenCount > 0
+		readOnly = err == nil && info.ReadOnly // somebody has it so
 	}
 	d, err := o.openDevice(ctx, n, readOnly)
 	if err != nil {

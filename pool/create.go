@@ -66,7 +66,7 @@ func (spec Spec) complete() (Spec, error) {
 		return bad("block size %d: 64 KiB to 1 GiB in steps of 64 KiB", spec.BlockSize)
 	}
 	if spec.DataSize < 16*spec.BlockSize || spec.DataSize > maxSize {
-		return bad("data size %d", spec.DataSize)
+		return bad("data size %d: at least 16 blocks of %d bytes", spec.DataSize, spec.BlockSize)
 	}
 	if spec.Discard != "passdown" && spec.Discard != "nopassdown" && spec.Discard != "ignore" {
 		return bad("discard %q: passdown, nopassdown or ignore", spec.Discard)
@@ -133,6 +133,9 @@ func Create(ctx context.Context, dirs Dirs, spec Spec) error {
 	if err != nil {
 		return err
 	}
+	if err := makeDirs(dirs.Root); err != nil {
+		return err
+	}
 	p, err := open(dirs, spec.Name, nil)
 	if err != nil {
 		return err
@@ -152,7 +155,7 @@ func Create(ctx context.Context, dirs Dirs, spec Spec) error {
 	if err := s.create(ctx); err != nil {
 		undo, cancel := undoContext(ctx)
 		defer cancel()
-		return errors.Join(fmt.Errorf("create pool %q: %w", spec.Name, kernelError(err)), s.removeAll(undo))
+		return errors.Join(fmt.Errorf("create pool %q: %w", spec.Name, kernelError(err)), s.vanish(undo))
 	}
 	return nil
 }
@@ -266,7 +269,7 @@ func (p *Pool) load(ctx context.Context) error {
 		return p.notFound(err)
 	}
 	p.log.Info("pool died while it was made or destroyed: removing the rest", "pool", p.files.name, "state", p.record.State)
-	if err := s.removeAll(ctx); err != nil {
+	if err := s.vanish(ctx); err != nil {
 		return fmt.Errorf("remove what is left of pool %q: %w", p.files.name, err)
 	}
 	return p.notFound(errs.ErrNotFound)
@@ -319,10 +322,19 @@ func Destroy(ctx context.Context, dirs Dirs, name string) error {
 	if err := pointDestroyRecord.Hit(); err != nil {
 		return err
 	}
-	if err := s.removeAll(ctx); err != nil {
+	if err := s.vanish(ctx); err != nil {
 		return fmt.Errorf("destroy pool %q: %w", name, err)
 	}
 	return nil
+}
+
+// vanish is removeAll and the lock file with it, as the last thing done under its lock: whoever waits
+// for it finds that the file was removed and begins again with a new one.
+func (s *Session) vanish(ctx context.Context) error {
+	if err := s.removeAll(ctx); err != nil {
+		return err
+	}
+	return removeFiles(s.p.locks.Path())
 }
 
 // removeAll takes away whatever there is of a pool whose record says creating or destroying, or has

@@ -70,13 +70,14 @@ func (p *Pool) Devices() (map[metadata.ThinID]devmapper.ListEntry, error) {
 	return devices, nil
 }
 
-// users names whoever uses a thin device of the pool.
-func (p *Pool) users(ctx context.Context) ([]string, error) {
-	var users []string
+// users names whoever uses a node of the pool.
+func (s *Session) users(ctx context.Context) ([]string, error) {
+	p := s.p
 	devices, err := p.Devices()
 	if err != nil {
 		return nil, err
 	}
+	by := map[metadata.ThinID][]string{}
 	for id, d := range devices {
 		info, err := p.dm.Info(devmapper.ByUUID(d.UUID))
 		if errors.Is(err, devmapper.ErrNotFound) {
@@ -86,20 +87,36 @@ func (p *Pool) users(ctx context.Context) ([]string, error) {
 			return nil, kernelError(err)
 		}
 		if info.OpenCount > 0 {
-			users = append(users, p.Holders(info.Dev, id)...)
+			by[id] = p.Holders(info.Dev)
 		}
 	}
-	claims, err := p.claims()
-	if err != nil {
+	if err := p.claims(by); err != nil {
 		return nil, err
 	}
-	users = append(users, claims...)
-	slices.Sort(users)
-	return users, nil
+	return s.named(ctx, by)
 }
 
-// Holders names who has a device open, as far as this mount namespace and sysfs tell.
-func (p *Pool) Holders(d devmapper.DevNum, id metadata.ThinID) []string {
+// named puts the nodes' names before who uses them.
+func (s *Session) named(ctx context.Context, by map[metadata.ThinID][]string) ([]string, error) {
+	var users []string
+	err := s.Records.View(ctx, func(tx *metadata.Tx) error {
+		for id, who := range by {
+			what := fmt.Sprintf("thin device %d", id)
+			if n, err := tx.NodeByID(id); err == nil {
+				what = fmt.Sprintf("%s %q", n.Kind, n.Name)
+			}
+			for _, w := range who {
+				users = append(users, what+" is "+w)
+			}
+		}
+		return nil
+	})
+	slices.Sort(users)
+	return users, err
+}
+
+// Holders says how a device is used, as far as this mount namespace and sysfs tell.
+func (p *Pool) Holders(d devmapper.DevNum) []string {
 	var who []string
 	if mounts, err := fsutil.MountsOf(d.Major, d.Minor); err == nil {
 		for _, m := range mounts {
@@ -111,7 +128,7 @@ func (p *Pool) Holders(d devmapper.DevNum, id metadata.ThinID) []string {
 		who = append(who, "held by "+e.Name())
 	}
 	if len(who) == 0 {
-		who = append(who, fmt.Sprintf("thin device %d (dm-%d) is open in another process or mount namespace", id, d.Minor))
+		who = append(who, fmt.Sprintf("open (dm-%d) in another process or mount namespace", d.Minor))
 	}
 	return who
 }
@@ -119,22 +136,26 @@ func (p *Pool) Holders(d devmapper.DevNum, id metadata.ThinID) []string {
 // ClaimDir returns the folder of the claims on thin devices: one folder an id, one file a claim.
 func (p *Pool) ClaimDir() string { return filepath.Join(p.StateDir(), "claims") }
 
-func (p *Pool) claims() ([]string, error) {
+// claims adds the claims on the pool's nodes.
+func (p *Pool) claims(by map[metadata.ThinID][]string) error {
 	entries, err := os.ReadDir(p.ClaimDir())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("read claims: %w", err)
+		return fmt.Errorf("read claims: %w", err)
 	}
-	var claims []string
 	for _, e := range entries {
+		id, err := strconv.ParseUint(e.Name(), 10, 24)
+		if err != nil {
+			continue
+		}
 		held, err := os.ReadDir(filepath.Join(p.ClaimDir(), e.Name()))
 		if err != nil && !errors.Is(err, os.ErrNotExist) {
-			return nil, fmt.Errorf("read claims: %w", err)
+			return fmt.Errorf("read claims: %w", err)
 		}
 		for _, c := range held {
-			claims = append(claims, fmt.Sprintf("thin device %s is claimed by %s", e.Name(), c.Name()))
+			by[metadata.ThinID(id)] = append(by[metadata.ThinID(id)], c.Name())
 		}
 	}
-	return claims, nil
+	return nil
 }
 
 func joinUsers(users []string) string {

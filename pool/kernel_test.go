@@ -186,9 +186,9 @@ func TestDamagedMetadata(t *testing.T) {
 	must(t, err)
 	const needsCheck = 12 // flags: bit 0, disk_superblock in drivers/md/dm-thin-metadata.c
 	cases := map[string][]byte{
-		"blank":        make([]byte, 4096),
-		"rubbish":      []byte(strings.Repeat("rubbish!", 512)),
-		"needs_check":  withSuperblock(good, func(sb []byte) { sb[4] |= 1 }),
+		"blank":       make([]byte, 4096),
+		"rubbish":     []byte(strings.Repeat("rubbish!", 512)),
+		"needs_check": withSuperblock(good, func(sb []byte) { sb[4] |= 1 }),
 		"a flipped bit": func() []byte {
 			b := append([]byte(nil), good[:4096]...)
 			b[needsCheck+100] ^= 1

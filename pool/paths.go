@@ -1,11 +1,14 @@
 package pool
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -36,9 +39,21 @@ func (f files) store() string     { return filepath.Join(f.dir(), "records.db") 
 func (f files) data() string      { return filepath.Join(f.dir(), "data") }
 func (f files) metadata() string  { return filepath.Join(f.dir(), "metadata") }
 func (f files) blobs() string     { return filepath.Join(f.dir(), "blobs") }
-func (f files) lock() string      { return filepath.Join(f.dirs.Run, "lock", f.name) }
 func (f files) deviceDir() string { return filepath.Join(f.dirs.Run, "dev", f.name) }
 func (f files) mountDir() string  { return filepath.Join(f.dirs.Run, "mnt", f.name) }
+
+// lock is the pool's lock file. It belongs to the root directory, whatever path leads there, because a
+// pool of the same name under another root may share the run directory.
+func (f files) lock() (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(f.dirs.Root, &st); err != nil {
+		if errors.Is(err, unix.ENOENT) {
+			err = errs.ErrNotFound
+		}
+		return "", fmt.Errorf("root directory %s: %w", f.dirs.Root, err)
+	}
+	return filepath.Join(f.dirs.Run, "lock", fmt.Sprintf("%s-%x-%x", f.name, st.Dev, st.Ino)), nil
+}
 
 // state is the folder of what must not outlive the machine's uptime. It belongs to the pool's UUID,
 // because a pool of the same name under another root may share the run directory.

@@ -66,7 +66,11 @@ func open(dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	p := &Pool{files: files{dirs, name}, log: log}
-	if err := makeDirs(filepath.Dir(p.files.lock())); err != nil {
+	lock, err := p.files.lock()
+	if err != nil {
+		return nil, p.notFound(err)
+	}
+	if err := makeDirs(filepath.Dir(lock)); err != nil {
 		return nil, err
 	}
 	dm, err := devmapper.Open()
@@ -75,7 +79,7 @@ func open(dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
 	}
 	p.dm = dm
 	p.records = metadata.New(p.files.store(), nil)
-	p.locks = lockfile.Open(p.files.lock())
+	p.locks = lockfile.Open(lock)
 	return p, nil
 }
 

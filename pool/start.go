@@ -309,7 +309,7 @@ func (p *Pool) removeDevice(uuid devmapper.UUID) error {
 
 // idle tells whether anything uses the pool's thin devices: ErrBusy with the users' names.
 func (s *Session) idle(ctx context.Context) error {
-	users, err := s.p.users(ctx)
+	users, err := s.users(ctx)
 	if err != nil {
 		return err
 	}

@@ -99,8 +99,12 @@ func testSession(t testing.TB) *Session {
 	dir := t.TempDir()
 	p := &Pool{files: files{Dirs{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run")}, "p"},
 		record: metadata.Pool{Name: "p", UUID: "0123456789abcdef0123456789abcdef"}}
-	must(t, makeDirs(p.StateDir(), filepath.Dir(p.files.lock())))
-	h, err := lockfile.Open(p.files.lock()).Holder(context.Background())
+	must(t, makeDirs(p.files.dirs.Root))
+	path, err := p.files.lock()
+	must(t, err)
+	must(t, makeDirs(p.StateDir(), filepath.Dir(path)))
+	p.locks = lockfile.Open(path)
+	h, err := p.locks.Holder(context.Background())
 	must(t, err)
 	t.Cleanup(func() { _ = h.Close() })
 	return &Session{p: p, holder: h}
@@ -116,10 +120,10 @@ func TestCursor(t *testing.T) {
 	if c, known, err := s.readCursor(); !known || err != nil || c != want {
 		t.Fatalf("got %v, %v, %v", c, known, err)
 	}
-	good, err := os.ReadFile(s.p.files.lock())
+	good, err := os.ReadFile(s.p.locks.Path())
 	must(t, err)
 	put := func(b []byte) {
-		must(t, os.Truncate(s.p.files.lock(), 0))
+		must(t, os.Truncate(s.p.locks.Path(), 0))
 		_, err := s.holder.WriteAt(b, 0)
 		must(t, err)
 	}

@@ -107,17 +107,17 @@ func (j Job) Hook(seen func(point string)) func(string) error {
 		case ActionFail:
 			return fmt.Errorf("%s: %w", point, ErrInjected)
 		case ActionStop:
-			signalSelf(unix.SIGSTOP)
+			SignalSelf(unix.SIGSTOP)
 		default:
-			signalSelf(unix.SIGKILL)
+			SignalSelf(unix.SIGKILL)
 		}
 		return nil
 	}
 }
 
-// signalSelf sends a signal to the calling thread, which is thus the one that acts on it: nothing of
+// SignalSelf sends a signal to the calling thread, which is thus the one that acts on it: nothing of
 // what comes next is executed first.
-func signalSelf(s unix.Signal) {
+func SignalSelf(s unix.Signal) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), s)

@@ -39,6 +39,15 @@ func (e *Env) Tombstones(ctx context.Context) (ids []metadata.ThinID, err error)
 	return ids, nil
 }
 
+// Window returns the marks between which thin ids may be in flight.
+func (e *Env) Window(ctx context.Context) (low, high metadata.ThinID, err error) {
+	r, err := e.read(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	return r.pool.LowID, r.pool.HighID, nil
+}
+
 // DeviceUUID returns the dm UUID of a thin device, or "" where the store cannot be read.
 func (e *Env) DeviceUUID(ctx context.Context, id metadata.ThinID) devmapper.UUID {
 	r, err := e.read(ctx)

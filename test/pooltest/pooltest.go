@@ -271,6 +271,16 @@ func (e *Env) claimed(r *records, id uint64) bool {
 	return len(claims) > 0
 }
 
+// LockFile returns the pool's lock file, which also holds the cursor of thin ids.
+func (e *Env) LockFile(t testing.TB) string {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(e.Dirs.Run, "lock", e.Name+"-*"))
+	if err != nil || len(paths) != 1 {
+		t.Fatalf("lock files: %v, %v", paths, err)
+	}
+	return paths[0]
+}
+
 // checkState looks for marks of what was going on when somebody died, which recovery takes away, and for
 // claims on nodes that are no more.
 func (e *Env) checkState(r *records) error {
@@ -279,7 +289,11 @@ func (e *Env) checkState(r *records) error {
 	if _, err := os.Lstat(filepath.Join(state, "starting")); err == nil {
 		all = errors.Join(all, errors.New("the mark of a start was left behind"))
 	}
-	lock, err := os.ReadFile(filepath.Join(e.Dirs.Run, "lock", e.Name))
+	paths, err := filepath.Glob(filepath.Join(e.Dirs.Run, "lock", e.Name+"-*"))
+	if err != nil || len(paths) != 1 {
+		return errors.Join(all, err, fmt.Errorf("lock files: %v", paths))
+	}
+	lock, err := os.ReadFile(paths[0])
 	if err != nil {
 		return errors.Join(all, err)
 	}
