@@ -1,11 +1,14 @@
 package layer_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/layer"
@@ -254,4 +257,59 @@ func TestMoveAttached(t *testing.T) {
 		sc.handedOut()
 		must(t, sc.s.Detach(sc.ctx, "x-s"))
 	})
+}
+
+// A process that lives long does not know what others have cleaned up. What it has to look at when it
+// opens the pool does not grow with what was ever removed.
+func TestLowMarkFollows(t *testing.T) {
+	playOn(t, "ext4", func(t *testing.T, sc *scene) {
+		sc.killed("snapshot of layer", "layer.create.thin-created")
+		sc.open() // cleans it up, and writes nothing
+		for range 5 * 64 {
+			makeSnapshot(t, sc.s, "x-b", "base")
+			must(t, sc.s.Remove(sc.ctx, "x-b"))
+		}
+		low, high, err := sc.e.Window(sc.ctx)
+		must(t, err)
+		if high-low > 3*64 {
+			t.Errorf("%d ids are looked at by each open: %d to %d", high-low, low, high)
+		}
+	})
+}
+
+// A process that is killed while it views nodes leaves no device behind.
+func TestKilledWhileViewing(t *testing.T) {
+	play(t, func(t *testing.T, sc *scene) {
+		sc.snapshot(t)
+		must(t, sc.s.View(sc.ctx, []string{"top"}, func(context.Context, []string) error {
+			c := pooltest.Run(t, pooltest.Job{Op: "die viewing", Dirs: sc.e.Dirs, Pool: sc.e.Name, Args: []string{"top", "x-s"}})
+			if err, killed := c.Wait(); !killed {
+				t.Fatalf("not killed: %v", err)
+			}
+			return nil
+		}))
+		must(t, sc.e.CheckLive(sc.ctx))
+		// One of two who view the same ends, then the other dies.
+		c := pooltest.Start(t, pooltest.Job{Op: "stop viewing", Dirs: sc.e.Dirs, Pool: sc.e.Name, Args: []string{"top", "x-s"}})
+		c.WaitStopped()
+		must(t, sc.holds(sc.ctx, "top", topFiles))
+		must(t, sc.e.CheckLive(sc.ctx))
+		c.Kill()
+		must(t, sc.e.CheckLive(sc.ctx))
+	})
+}
+
+// childViewing views the nodes that Args name, and sends itself a signal meanwhile.
+func childViewing(signal unix.Signal) func(context.Context, pooltest.Job) error {
+	return func(ctx context.Context, j pooltest.Job) error {
+		s, err := layer.Open(ctx, layer.Config{Dirs: j.Dirs, Pool: j.Pool})
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		return s.View(ctx, j.Args, func(context.Context, []string) error {
+			pooltest.SignalSelf(signal)
+			return nil
+		})
+	}
 }

@@ -38,10 +38,10 @@ func committingOperations() []operation {
 	used := func(t testing.TB, w *world) { w.mounted(t) }
 	return []operation{
 		{name: "commit", prepare: free, run: commit(false), done: and(made("l", snapFiles), snapshotWhole), again: layer.ErrExists},
-		{name: "commit mounted", prepare: used, run: commit(false), done: and(made("l", snapFiles), stillMounted), again: layer.ErrExists},
-		{name: "move", prepare: free, run: commit(true), done: moved, again: layer.ErrNotFound},
+		{name: "commit mounted", onXFS: true, prepare: used, run: commit(false), done: and(made("l", snapFiles), stillMounted), again: layer.ErrExists},
+		{name: "move", onXFS: true, prepare: free, run: commit(true), done: moved, again: layer.ErrNotFound},
 		{
-			name: "move mounted", prepare: used, run: commit(true), again: layer.ErrNotFound,
+			name: "move mounted", onXFS: true, prepare: used, run: commit(true), again: layer.ErrNotFound,
 			done: func(ctx context.Context, w *world) (bool, error) {
 				ok, err := moved(ctx, w)
 				if err != nil {
@@ -88,7 +88,7 @@ func changingOperations() []operation {
 	}
 	return []operation{
 		{
-			name: "resize", prepare: func(t testing.TB, w *world) { w.snapshot(t) }, run: resize,
+			name: "resize", onXFS: true, prepare: func(t testing.TB, w *world) { w.snapshot(t) }, run: resize,
 			done: and(resized, func(ctx context.Context, w *world) error {
 				if err := snapshotWhole(ctx, w); err != nil {
 					return err
@@ -97,7 +97,7 @@ func changingOperations() []operation {
 			}),
 		},
 		{
-			name: "resize mounted", prepare: func(t testing.TB, w *world) { w.mounted(t) }, run: resize,
+			name: "resize mounted", onXFS: true, prepare: func(t testing.TB, w *world) { w.mounted(t) }, run: resize,
 			done: and(resized, stillMounted),
 		},
 		{

@@ -19,7 +19,9 @@ import (
 
 // Node returns a node's record.
 func (e *Env) Node(ctx context.Context, name string) (n metadata.Node, err error) {
-	err = metadata.New(e.Store(), noLock{}).View(ctx, func(tx *metadata.Tx) (err error) {
+	store := metadata.New(e.Store(), noLock{})
+	defer store.Close()
+	err = store.View(ctx, func(tx *metadata.Tx) (err error) {
 		n, err = tx.Node(name)
 		return err
 	})
