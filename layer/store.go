@@ -28,6 +28,9 @@ type Store struct {
 	mu   sync.Mutex
 	gone map[metadata.ThinID]bool // seen gone under their own lock; to be settled with the next write
 
+	recoverDue bool            // see crowd
+	recoverAt  metadata.ThinID // high mark from which on it is due again
+
 	hints hints
 }
 
@@ -84,7 +87,13 @@ func (s *Store) begin(ctx context.Context) (*op, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &op{Session: session, s: s}, nil
+	o := &op{Session: session, s: s}
+	if s.isCrowded() {
+		if err := o.recover(ctx); err != nil {
+			s.log.Warn("recovery failed, and is tried again later", "error", err)
+		}
+	}
+	return o, nil
 }
 
 // reader begins an operation that only reads records.
@@ -134,7 +143,7 @@ func (o *op) view(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 // update runs fn in a durable transaction, which also settles what was seen gone before.
 func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 	gone := o.s.seenGone()
-	var low metadata.ThinID
+	var low, high metadata.ThinID
 	var version uint64
 	err := o.Records.Update(ctx, func(tx *metadata.Tx) error {
 		version = tx.Version()
@@ -142,41 +151,64 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 			return err
 		}
 		var err error
-		low, err = settle(tx, gone)
+		low, high, err = settle(tx, gone)
 		return err
 	})
 	if err == nil {
 		o.version = version
 		o.s.hints.wrote(version)
 		o.s.forgetBelow(low, gone)
+		o.s.crowd(low, high)
 	}
 	return err
 }
 
 // settle drops the tombstones of ids that are gone, and moves the low mark up over ids that are named
 // or gone. All of them have been handed out, so the mark stays below the cursor.
-func settle(tx *metadata.Tx, gone map[metadata.ThinID]bool) (low metadata.ThinID, err error) {
+func settle(tx *metadata.Tx, gone map[metadata.ThinID]bool) (low, high metadata.ThinID, err error) {
 	for id := range gone {
 		if err := tx.DropTombstone(id); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 	}
 	r, err := tx.Pool()
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if r.State != metadata.PoolReady {
-		return 0, fmt.Errorf("pool %q is being destroyed: %w", r.Name, errs.ErrNotFound)
+		return 0, 0, fmt.Errorf("pool %q is being destroyed: %w", r.Name, errs.ErrNotFound)
 	}
 	low = r.LowID
 	for low < r.HighID && (gone[low] || tx.Named(low)) {
 		low++
 	}
 	if low == r.LowID {
-		return low, nil
+		return low, r.HighID, nil
 	}
 	r.LowID = low
-	return low, tx.PutPool(r)
+	return low, r.HighID, tx.PutPool(r)
+}
+
+// maxInFlight is how many ids between the marks are no reason to look at them.
+const maxInFlight = 128
+
+// crowd sees to it that a process that lives long looks now and then at what is between the marks: what
+// other processes have cleaned up it does not know, and the low mark does not pass it.
+func (s *Store) crowd(low, high metadata.ThinID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if high-low > maxInFlight && high >= s.recoverAt {
+		s.recoverDue, s.recoverAt = true, high+maxInFlight
+	}
+}
+
+// isCrowded tells, once, that it is time for that.
+func (s *Store) isCrowded() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	due := s.recoverDue
+	s.recoverDue = false
+	return due
 }
 
 func (s *Store) markGone(id metadata.ThinID) {
