@@ -194,17 +194,11 @@ func (o *op) settleMarked() error {
 	return nil
 }
 
-// settleDevice is settleMarked for one device, whose lock is held.
+// settleDevice is settleMarked for one device, whose lock is held. One that somebody views goes when he
+// ends, whichever way.
 func (o *op) settleDevice(id metadata.ThinID) error {
 	if err := o.resumeDead(id); err != nil {
 		return err
 	}
-	claims, err := o.claims(id)
-	if err != nil || len(claims) > 0 {
-		return err
-	}
-	if err := o.remove(id); !errors.Is(err, devmapper.ErrBusy) {
-		return err
-	}
-	return nil // somebody has it open
+	return o.release(metadata.Node{ID: id})
 }

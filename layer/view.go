@@ -52,6 +52,7 @@ func (s *Store) beginView(ctx context.Context, name string) (*view, error) {
 	if err != nil {
 		return nil, undoing(ctx, err, func(context.Context) error { return o.release(n) })
 	}
+	o.KeepMark(n.ID) // for whoever comes after a viewer that was killed
 	return &view{n, m}, nil
 }
 
@@ -85,12 +86,15 @@ func (s *Store) endView(ctx context.Context, v *view) error {
 		return err
 	}
 	defer o.Exit()
-	n, err := o.lockNode(ctx, v.node.Name)
-	if errors.Is(err, ErrNotFound) {
-		return nil
-	}
-	if err != nil {
+	// By its id: meanwhile the node may have got another name, or become a layer and left its device.
+	if err := o.LockIDs(ctx, v.node.ID); err != nil {
 		return err
 	}
-	return o.release(n)
+	if err := o.resumeDead(v.node.ID); err != nil {
+		return err
+	}
+	if err := o.Mark(v.node.ID); err != nil {
+		return err
+	}
+	return o.release(v.node)
 }
