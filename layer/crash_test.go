@@ -23,7 +23,6 @@ var childOperations = pooltest.Operations{
 
 	"die viewing":  childViewing(unix.SIGKILL),
 	"stop viewing": childViewing(unix.SIGSTOP),
-	"steps":        childSteps,
 	"hammer":       childHammer,
 }
 

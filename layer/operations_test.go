@@ -286,14 +286,7 @@ func makingOperations(fs string) []operation {
 	}
 }
 
-// loseCursor does what a reboot does to the place in the window of thin ids: pool/ids.go keeps it at the
-// start of the lock file.
-func loseCursor(t testing.TB, e *pooltest.Env) {
-	f, err := os.OpenFile(e.LockFile(t), os.O_RDWR, 0)
-	must(t, err)
-	_, err = f.WriteAt(make([]byte, 80), 0)
-	must(t, errors.Join(err, f.Close()))
-}
+func loseCursor(t testing.TB, e *pooltest.Env) { must(t, forgetCursor(e)) }
 
 // stillMounted checks that a mounted snapshot is alive: it takes writes and is not frozen.
 func stillMounted(ctx context.Context, w *world) error {
