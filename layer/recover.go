@@ -63,7 +63,11 @@ func (o *op) recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
+	gone := o.s.seenGone()
 	for _, id := range dead {
+		if gone[id] {
+			continue
+		}
 		if err := o.clean(id); err != nil {
 			return fmt.Errorf("recover: thin device %d: %w", id, err)
 		}
@@ -120,9 +124,6 @@ func (o *op) stillLeft(ctx context.Context, ids []metadata.ThinID) ([]metadata.T
 // clean deactivates and deletes a thin device that nothing names, or that is being deleted, and
 // removes its side files. Its lock is held. One that somebody has open stays until the next time.
 func (o *op) clean(id metadata.ThinID) error {
-	if o.s.seenGone()[id] {
-		return nil
-	}
 	if err := o.resumeDead(id); err != nil {
 		return err
 	}
