@@ -401,7 +401,11 @@ func TestInterleaving19PowerCutOnTwoDisks(t *testing.T) {
 // forgetCursor does what a reboot does to the place in the window of thin ids: pool/ids.go keeps it at the
 // start of the lock file.
 func forgetCursor(e *pooltest.Env) error {
-	f, err := os.OpenFile(filepath.Join(e.Dirs.Run, "lock", e.Name), os.O_RDWR, 0)
+	paths, err := filepath.Glob(filepath.Join(e.Dirs.Run, "lock", e.Name+"-*"))
+	if err != nil || len(paths) != 1 {
+		return errors.Join(err, fmt.Errorf("lock files: %v", paths))
+	}
+	f, err := os.OpenFile(paths[0], os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
