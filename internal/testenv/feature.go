@@ -29,6 +29,7 @@ const (
 	ThinCheck Feature = "thin_check" // thin_check, thin_dump and their like
 	Dmsetup   Feature = "dmsetup"    // the program dmsetup
 	LVM       Feature = "lvm"        // the program lvm
+	Images    Feature = "images"     // scripts/images has run, and scripts/umoci-unpack -p for the large one
 	Guest     Feature = "guest"      // a virtual machine of this run: a test may do its worst
 	Host      Feature = "host"       // not a virtual machine of this run
 	VM        Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
@@ -48,6 +49,7 @@ var probes = map[Feature]func() error{
 	ThinCheck: all(needProgram("thin_check"), needProgram("thin_dump")),
 	Dmsetup:   needProgram("dmsetup"),
 	LVM:       needProgram("lvm"),
+	Images:    needImages,
 	Guest:     needGuest,
 	Host:      needHost,
 	VM:        needVM,
@@ -189,6 +191,19 @@ func needQEMU() error {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "qemu/boot")); err != nil {
 		return fmt.Errorf("%w; run scripts/deps qemu", err)
+	}
+	return nil
+}
+
+func needImages() error {
+	dir, err := CacheDir()
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"images/small.stamp", "images/large.stamp", "images/large.docker.tar.umoci/index.json", "tools/usr/bin/umoci"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("%w; run scripts/images and scripts/umoci-unpack -p", err)
+		}
 	}
 	return nil
 }

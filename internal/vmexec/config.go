@@ -66,11 +66,7 @@ func configFrom(environ, args []string) (*config, error) {
 	if err := checkProgram(c.args[0]); err != nil {
 		return nil, err
 	}
-	timeout := get("DMLAYER_VM_TIMEOUT", "15m")
-	if len(args) == 0 {
-		timeout = get("DMLAYER_VM_TIMEOUT", "0") // a person at a shell may think as long as they like
-	}
-	if c.timeout, err = time.ParseDuration(timeout); err != nil && timeout != "0" {
+	if c.timeout, err = timeoutOf(get("DMLAYER_VM_TIMEOUT", ""), args); err != nil {
 		return nil, fmt.Errorf("DMLAYER_VM_TIMEOUT: %w", err)
 	}
 	if c.memory, err = units.RAMInBytes(get("DMLAYER_VM_MEM", "2G")); err != nil {
@@ -93,6 +89,31 @@ func configFrom(environ, args []string) (*config, error) {
 	c.rw = append(c.rw, outputDirs(c.args, c.dir)...)
 	c.env = jobEnv(environ, c)
 	return c, nil
+}
+
+// timeoutOf returns how long the machine may run, 0 for as long as it likes: what was asked for; for
+// a test binary a little more than its own limit, which says better what hangs; else 15 minutes. A
+// person at a shell may take their time.
+func timeoutOf(asked string, args []string) (time.Duration, error) {
+	const margin = 2 * time.Minute // boot, the listing of all goroutines, leak check
+	if asked != "" {
+		return time.ParseDuration(asked)
+	}
+	if len(args) == 0 {
+		return 0, nil
+	}
+	for _, a := range args[1:] {
+		v, ok := strings.CutPrefix(a, "-test.timeout=")
+		if !ok || !isTestBinary(args[0]) {
+			continue
+		}
+		limit, err := time.ParseDuration(v)
+		if err != nil || limit == 0 {
+			return 0, err
+		}
+		return limit + margin, nil
+	}
+	return 15 * time.Minute, nil
 }
 
 func fields(list string) []string {
@@ -198,7 +219,7 @@ func jobEnv(environ []string, c *config) []string {
 	}
 	require := lookupEnv(environ, "DMLAYER_TEST_REQUIRE")
 	if require == "" {
-		require = "root,dm,loop,ext4,xfs,thin_check"
+		require = "root,dm,loop,ext4,xfs,thin_check,images"
 		if c.kind != kindNative {
 			require += ",flakey,log_writes,delay,dmsetup,lvm,guest"
 		}

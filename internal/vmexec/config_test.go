@@ -29,10 +29,26 @@ func TestConfigFrom(t *testing.T) {
 	}
 }
 
-func TestShellHasNoTimeout(t *testing.T) {
-	c, err := configFrom(nil, nil)
-	if err != nil || c.timeout != 0 || len(c.args) == 0 {
-		t.Errorf("got %+v, %v", c, err)
+func TestTimeouts(t *testing.T) {
+	for _, c := range []struct {
+		asked string
+		args  []string
+		want  time.Duration
+	}{
+		{"", nil, 0},
+		{"1h", nil, time.Hour},
+		{"0", []string{"true"}, 0},
+		{"", []string{"true", "-test.timeout=1s"}, 15 * time.Minute},
+		{"", []string{"/x.test", "-test.timeout=10m0s"}, 12 * time.Minute},
+		{"", []string{"/x.test", "-test.timeout=0"}, 0},
+		{"5s", []string{"/x.test", "-test.timeout=10m0s"}, 5 * time.Second},
+	} {
+		if got, err := timeoutOf(c.asked, c.args); err != nil || got != c.want {
+			t.Errorf("%q %v: got %v, %v; want %v", c.asked, c.args, got, err, c.want)
+		}
+	}
+	if _, err := timeoutOf("soon", nil); err == nil {
+		t.Error("no error for a timeout that is none")
 	}
 }
 
@@ -46,8 +62,8 @@ func TestJobEnvironment(t *testing.T) {
 		{[]string{"GOGC=50"}, kindUML, "GOGC=50", ""},
 		{nil, kindUML, "DMLAYER_VM_GUEST=1", ""},
 		{[]string{"DMLAYER_VM_GUEST=1"}, kindNative, "DMLAYER_VM=none", "DMLAYER_VM_GUEST"},
-		{nil, kindQEMU, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check,flakey,log_writes,delay,dmsetup,lvm,guest", ""},
-		{nil, kindNative, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check", ""},
+		{nil, kindQEMU, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check,images,flakey,log_writes,delay,dmsetup,lvm,guest", ""},
+		{nil, kindNative, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check,images", ""},
 		{[]string{"DMLAYER_TEST_REQUIRE=root"}, kindUML, "DMLAYER_TEST_REQUIRE=root", ""},
 	} {
 		env := jobEnv(c.environ, &config{kind: c.kind, cache: "/c"})
