@@ -13,6 +13,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/run"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
 )
@@ -73,6 +74,29 @@ func (s *Store) PoolStatus(ctx context.Context) (pool.Status, error) { return s.
 
 // Devmapper returns the client that issues this store's ioctls, for those who count them.
 func (s *Store) Devmapper() *devmapper.Client { return s.pool.Devmapper() }
+
+// Cost is what a store's operations have cost so far, for those who count.
+type Cost struct {
+	Ioctls   uint64 // of device-mapper
+	Messages uint64 // to the pool, each of which commits its metadata
+	Syncs    uint64 // fdatasyncs of the record store that were waited for
+	Programs uint64 // started by this process
+}
+
+// Cost returns what the operations of this store have cost since it was opened; programs are counted for
+// the whole process.
+func (s *Store) Cost() Cost {
+	var c Cost
+	for name, n := range s.pool.Devmapper().Stats() {
+		c.Ioctls += n
+		if name == "message" {
+			c.Messages += n
+		}
+	}
+	c.Syncs = 2 * s.pool.Updates()
+	c.Programs = run.Started()
+	return c
+}
 
 // op is one operation: a session with its locks.
 type op struct {

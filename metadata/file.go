@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
@@ -27,6 +28,8 @@ type file struct {
 	id       fileID
 	readOnly bool
 	version  uint64 // that db's memory belongs to
+
+	updates atomic.Uint64
 }
 
 type fileID struct{ dev, ino uint64 }

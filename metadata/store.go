@@ -106,10 +106,15 @@ func (s *Store) View(ctx context.Context, fn func(tx *Tx) error) error {
 // Update runs fn in a write transaction. When it returns nil, what fn wrote is on the disk; an error
 // of fn, which is returned as it is, leaves the store as it was.
 func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
+	s.updates.Add(1)
 	return s.transact(ctx, false, func(db *bbolt.DB) error {
 		return db.Update(func(btx *bbolt.Tx) error { return s.run(btx, fn) })
 	})
 }
+
+// Updates returns how many write transactions were begun, each of which awaits two fdatasyncs: of the
+// pages, and of the header that points to them.
+func (s *Store) Updates() uint64 { return s.updates.Load() }
 
 func (s *Store) transact(ctx context.Context, readOnly bool, fn func(*bbolt.DB) error) error {
 	unlock, err := s.locker.LockStore(ctx, readOnly)

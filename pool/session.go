@@ -110,6 +110,9 @@ func (p *Pool) Record() metadata.Pool { return p.record }
 // Devmapper returns the pool's client, which counts the ioctls.
 func (p *Pool) Devmapper() *devmapper.Client { return p.dm }
 
+// Updates returns how many durable transactions this process has begun; see metadata.Store.
+func (p *Pool) Updates() uint64 { return p.records.Updates() }
+
 // StateDir returns the folder for what must not outlive the machine's uptime.
 func (p *Pool) StateDir() string { return p.files.state(p.record.UUID) }
 
