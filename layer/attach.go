@@ -7,7 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
@@ -48,7 +52,8 @@ func (s *Store) attach(ctx context.Context, name string, readOnly bool) (string,
 	if err != nil {
 		return "", err
 	}
-	if !slices.Contains(held, claim) {
+	again := slices.Contains(held, claim)
+	if !again {
 		// Nobody may have it mounted or open; several may read it.
 		if !(readOnly && n.Kind == metadata.KindLayer) {
 			if err := o.quiesce(n); err != nil {
@@ -65,6 +70,9 @@ func (s *Store) attach(ctx context.Context, name string, readOnly bool) (string,
 		return "", err
 	}
 	path, err := o.handOut(ctx, n, readOnly)
+	if err != nil && again {
+		return "", err // the first one's promise stands
+	}
 	if err != nil {
 		return "", undoing(ctx, err, func(context.Context) error { return errors.Join(o.unclaim(n.ID, claim), o.release(n)) })
 	}
@@ -81,8 +89,40 @@ func (o *op) handOut(ctx context.Context, n metadata.Node, readOnly bool) (strin
 		return "", errors.Join(err, d.Close())
 	}
 	link := filepath.Join(o.s.pool.DeviceDir(), n.Name)
-	err = replaceLink(d.path, link)
+	if err = o.ownLink(link); err == nil {
+		err = replaceLink(d.path, link)
+	}
 	return link, errors.Join(err, d.Close())
+}
+
+// ownLink is ErrBusy where a link leads to the device of another pool, of the same name under another
+// root. One that leads nowhere is nobody's.
+func (o *op) ownLink(link string) error {
+	var st unix.Stat_t
+	if unix.Stat(link, &st) != nil {
+		return nil
+	}
+	info, err := o.dm().Info(devmapper.ByDev(devmapper.DevNum{Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev)}))
+	if err != nil {
+		return notFoundIsNil(err)
+	}
+	if _, ours := o.s.pool.ThinID(info.UUID); !ours && strings.HasPrefix(string(info.UUID), "DMLAYER-") {
+		err := fmt.Errorf("%s is the link of another pool %q: %w", link, o.s.pool.Name(), errs.ErrBusy)
+		return errs.WithHint(err, "give pools under different roots different names or run directories (--run)")
+	}
+	return nil
+}
+
+// removeLink removes a node's link, unless it is another pool's.
+func (o *op) removeLink(name string) error {
+	link := filepath.Join(o.s.pool.DeviceDir(), name)
+	if _, err := os.Lstat(link); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if o.ownLink(link) != nil {
+		return nil
+	}
+	return removeFile(link)
 }
 
 // replaceLink makes a symbolic link, at once in the place of one that is there.
@@ -160,7 +200,10 @@ func (s *Store) detach(ctx context.Context, name string) error {
 	if err := o.notOpen(n); err != nil {
 		return err
 	}
-	if err := removeFile(filepath.Join(s.pool.DeviceDir(), n.Name)); err != nil {
+	if err := o.removeLink(n.Name); err != nil {
+		return err
+	}
+	if err := o.Mark(n.ID); err != nil {
 		return err
 	}
 	if err := errors.Join(o.unclaim(n.ID, claimAttached), o.unclaim(n.ID, claimAttachedReadOnly)); err != nil {

@@ -84,6 +84,12 @@ func resetOrigin(tx *metadata.Tx, n metadata.Node, to string) (metadata.Node, er
 	if err == nil && l.Kind != metadata.KindLayer {
 		err = fmt.Errorf("%q is a %s, not a layer: %w", to, l.Kind, errs.ErrInvalid)
 	}
+	// A layer that was committed from a child of the node descends from it.
+	for up := l; err == nil && up.Parent != 0; {
+		if up, err = tx.NodeByKey(up.Parent); err == nil && up.Key == n.Key {
+			err = fmt.Errorf("layer %q descends from %q: %w", to, n.Name, errs.ErrInvalid)
+		}
+	}
 	return l, err
 }
 

@@ -148,7 +148,7 @@ func (o *op) replay(ctx context.Context, n metadata.Node) error {
 	if err == nil {
 		err = fsutil.Flush(d.File)
 	}
-	if err = errors.Join(err, d.Close(), o.remove(n.ID)); err != nil {
+	if err = errors.Join(err, d.Close(), o.putAway(n.ID)); err != nil {
 		return err
 	}
 	return pointCommitReplayed.Hit()

@@ -21,6 +21,7 @@ func (sc *scene) failingCommits() (repair func()) {
 	t := sc.t
 	t.Helper()
 	testenv.Need(t, testenv.Flakey)
+	must(t, pool.Start(sc.ctx, sc.e.Dirs, sc.e.Name))
 	c := sc.s.Devmapper()
 	st, err := pool.Inspect(sc.ctx, sc.e.Dirs, sc.e.Name)
 	must(t, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -53,10 +54,32 @@ func (w *world) job(fs string, op operation) pooltest.Job {
 	return pooltest.Job{Op: "node", Dirs: w.e.Dirs, Pool: w.e.Name, Args: []string{fs, op.name, w.p}}
 }
 
-// walk runs fn once for each point that an operation reaches, with fresh nodes each time. The first
-// round, numbered 0, is not disturbed and tells how many there are. What the operation left is looked for
-// when all of its rounds are over.
-func walk(t *testing.T, fn func(t *testing.T, w *world, fs string, op operation, hit int) (points int)) {
+// A place is a hit of a point in an operation.
+type place struct {
+	point string
+	hit   int
+}
+
+// places returns where to interrupt an operation that was seen to reach these points: at the first and at
+// the last hit of each.
+func places(hits []string) (list []place) {
+	count := map[string]int{}
+	for _, point := range hits {
+		if count[point]++; count[point] == 1 {
+			list = append(list, place{point, 1})
+		}
+	}
+	for _, p := range list {
+		if n := count[p.point]; n > 1 {
+			list = append(list, place{p.point, n})
+		}
+	}
+	return list
+}
+
+// walk does each operation undisturbed once, and then calls interrupt for each place in it, with fresh
+// nodes each time. What the operation left is looked for when all of its rounds are over.
+func walk(t *testing.T, interrupt func(t *testing.T, w *world, fs string, op operation, at place)) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {
 			w := newWorld(t, fs)
@@ -65,17 +88,23 @@ func walk(t *testing.T, fn func(t *testing.T, w *world, fs string, op operation,
 					continue
 				}
 				t.Run(op.name, func(t *testing.T) {
-					points := 1
-					for hit := 0; hit <= points && !t.Failed(); hit++ {
-						w.p = fmt.Sprintf("o%dh%d-", i, hit)
+					ctx := pooltest.Context(t)
+					begin := func(round int) {
+						w.p = fmt.Sprintf("o%dr%d-", i, round)
 						op.prepare(t, w)
-						must(t, pool.Start(pooltest.Context(t), w.e.Dirs, w.e.Name))
-						if n := fn(t, w, fs, op, hit); hit == 0 {
-							points = n
-						}
+						must(t, pool.Start(ctx, w.e.Dirs, w.e.Name))
+					}
+					begin(0)
+					c := pooltest.Run(t, w.job(fs, op))
+					c.Succeed()
+					w.mustBe(t, op, true)
+					w.cleanUp(t)
+					for k, at := range places(c.Hits()) {
+						begin(k + 1)
+						interrupt(t, w, fs, op, at)
 						w.cleanUp(t)
 					}
-					must(t, w.e.Check(pooltest.Context(t)))
+					must(t, w.e.Check(ctx))
 				})
 			}
 		})
@@ -85,22 +114,14 @@ func walk(t *testing.T, fn func(t *testing.T, w *world, fs string, op operation,
 // TestKilledAnywhere kills each operation at each point that it reaches. Whoever comes next finds it done
 // or not begun, can do it again, and finds nothing left over.
 func TestKilledAnywhere(t *testing.T) {
-	walk(t, func(t *testing.T, w *world, fs string, op operation, hit int) int {
+	walk(t, func(t *testing.T, w *world, fs string, op operation, at place) {
 		j := w.job(fs, op)
-		if hit == 0 {
-			c := pooltest.Run(t, j)
-			c.Succeed()
-			w.mustBe(t, op, true)
-			return len(c.Hits())
-		}
-		j.Action, j.Hit = pooltest.ActionKill, hit
+		j.Action, j.Point, j.Hit = pooltest.ActionKill, at.point, at.hit
 		c := pooltest.Run(t, j)
-		hits := c.Hits()
-		if err, killed := c.Wait(); !killed {
-			t.Fatalf("not killed: %v, points %v", err, hits)
+		if err, killed := c.Wait(); !killed && (err != nil || slices.Contains(c.Hits(), at.point) && at.hit == 1) {
+			t.Fatalf("not killed at %v: %v, points %v", at, err, c.Hits())
 		}
-		w.recovered(t, op, hits[len(hits)-1])
-		return 0
+		w.recovered(t, op, at)
 	})
 }
 
@@ -118,19 +139,21 @@ func (w *world) mustBe(t testing.TB, op operation, want bool) {
 func (op operation) traceless() bool { return op.name == "view" || op.name == "mount a layer" }
 
 // recovered does what comes after a crash: opening the pool, looking, and doing the operation again.
-func (w *world) recovered(t testing.TB, op operation, point string) {
+func (w *world) recovered(t testing.TB, op operation, at place) {
 	t.Helper()
 	ctx := pooltest.Context(t)
-	must(t, w.e.CheckLive(ctx))
+	if err := w.e.CheckLive(ctx); err != nil {
+		t.Fatalf("after a crash at %v: %v", at, err)
+	}
 	done, err := op.done(ctx, w)
 	if err != nil {
-		t.Fatalf("after a crash at %s: %v", point, err)
+		t.Fatalf("after a crash at %v: %v", at, err)
 	}
 	err = op.run(ctx, w.s, w.p)
 	if done && op.again != nil {
 		mustFail(t, err, op.again)
 	} else if err != nil {
-		t.Fatalf("again, after a crash at %s: %v", point, err)
+		t.Fatalf("again, after a crash at %v: %v", at, err)
 	}
 	w.mustBe(t, op, true)
 }
@@ -138,25 +161,16 @@ func (w *world) recovered(t testing.TB, op operation, point string) {
 // TestFailedAnywhere makes each point of each operation return an error. The operation must take back
 // what it did, or be done, in the same process that goes on.
 func TestFailedAnywhere(t *testing.T) {
-	walk(t, func(t *testing.T, w *world, fs string, op operation, hit int) int {
+	walk(t, func(t *testing.T, w *world, fs string, op operation, at place) {
 		ctx := pooltest.Context(t)
-		j := pooltest.Job{Action: pooltest.ActionFail, Hit: hit}
-		if hit == 0 {
-			j.Action = ""
-		}
+		j := pooltest.Job{Action: pooltest.ActionFail, Point: at.point, Hit: at.hit}
 		var hits []string
 		fault.Set(j.Hook(func(point string) { hits = append(hits, point) }))
 		err := op.run(ctx, w.s, w.p)
 		fault.Set(nil)
-		if hit == 0 {
-			must(t, err)
-			w.mustBe(t, op, true)
-			return len(hits)
+		if slices.Contains(hits, at.point) && at.hit == 1 && !errors.Is(err, pooltest.ErrInjected) {
+			t.Fatalf("an error at %v is lost: %v", at, err)
 		}
-		if !errors.Is(err, pooltest.ErrInjected) {
-			t.Fatalf("an error at the %d. point of %v is lost: %v", hit, hits, err)
-		}
-		w.recovered(t, op, fmt.Sprint(hits))
-		return 0
+		w.recovered(t, op, at)
 	})
 }

@@ -200,26 +200,29 @@ func TestRecoveryKilledAnywhere(t *testing.T) {
 	for i, crash := range crashes {
 		t.Run(crash.point, func(t *testing.T) {
 			op := byName[crash.op]
-			points := 1
-			for hit := 0; hit <= points; hit++ {
-				w.p = fmt.Sprintf("r%dh%d-", i, hit)
+			recovery := pooltest.Job{Op: "open", Dirs: w.e.Dirs, Pool: w.e.Name}
+			kill := func(round int) {
+				w.p = fmt.Sprintf("r%dr%d-", i, round)
 				op.prepare(t, w)
 				must(t, pool.Start(pooltest.Context(t), w.e.Dirs, w.e.Name))
 				j := w.job("ext4", op)
 				j.Point = crash.point
 				pooltest.RunKilled(t, j)
-				recovery := pooltest.Job{Op: "open", Dirs: w.e.Dirs, Pool: w.e.Name}
-				if hit == 0 {
-					c := pooltest.Run(t, recovery)
-					c.Succeed()
-					points = len(c.Hits())
-				} else {
-					recovery.Hit = hit
-					pooltest.RunKilled(t, recovery)
-				}
-				w.recovered(t, op, crash.point)
+			}
+			look := func(at place) {
+				w.recovered(t, op, at)
 				w.cleanUp(t)
 				must(t, w.e.Check(pooltest.Context(t)))
+			}
+			kill(0)
+			c := pooltest.Run(t, recovery)
+			c.Succeed()
+			look(place{})
+			for k, at := range places(c.Hits()) {
+				kill(k + 1)
+				recovery.Point, recovery.Hit = at.point, at.hit
+				pooltest.RunKilled(t, recovery)
+				look(at)
 			}
 		})
 	}

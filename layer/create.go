@@ -32,6 +32,9 @@ func (s *Store) CreateSnapshot(ctx context.Context, name string, so SnapshotOpti
 	if so.Kind == "" {
 		so.Kind = KindSnapshot
 	}
+	if so.Kind != KindSnapshot && so.Kind != KindVolume {
+		return Node{}, fmt.Errorf("create %q: kind %q: %w", name, so.Kind, errs.ErrInvalid)
+	}
 	if err := checkNew(string(so.Kind), name, so.Size); err != nil {
 		return Node{}, err
 	}
@@ -242,7 +245,13 @@ func (s *Store) sameParent(tx *metadata.Tx, parent metadata.Node) error {
 // undo returns what takes a new thin device back that was not recorded. Where it fails, the next open
 // finds the id in the window.
 func (o *op) undo(id metadata.ThinID) func(context.Context) error {
-	return func(context.Context) error {
+	return func(ctx context.Context) error {
+		// A transaction that failed at its very end may be in the store all the same: what it names stays.
+		named := false
+		err := o.view(ctx, func(tx *metadata.Tx) error { named = tx.Named(id); return nil })
+		if err != nil || named {
+			return err
+		}
 		if err := o.remove(id); err != nil {
 			return fmt.Errorf("undo: thin device %d: %w", id, err)
 		}

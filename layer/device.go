@@ -67,8 +67,11 @@ func (o *op) openDevice(ctx context.Context, n metadata.Node, readOnly bool) (*d
 			return nil, errors.Join(err, o.release(n))
 		}
 		d, err := o.openActive(n, *info, readOnly, fresh)
-		if d != nil || err != nil {
-			return d, err
+		if err != nil {
+			return nil, errors.Join(err, o.release(n))
+		}
+		if d != nil {
+			return d, nil
 		}
 	}
 }
@@ -108,6 +111,9 @@ func (o *op) activate(n metadata.Node, readOnly bool) (_ *devmapper.Info, fresh 
 	case info.Suspended:
 		return nil, false, o.resumeDead(n.ID)
 	case info.DeferredRemove:
+		if err := o.Mark(n.ID); err != nil {
+			return nil, false, err
+		}
 		if err := o.dm().CancelDeferredRemove(o.ref(n.ID)); err != nil && !errors.Is(err, devmapper.ErrBusy) && !errors.Is(err, devmapper.ErrNotFound) {
 			return nil, false, err
 		}
@@ -194,9 +200,25 @@ func (o *op) remove(id metadata.ThinID) error {
 	return err
 }
 
+// putAway takes the device of a node away that an operation has finished with. Where somebody looks at it
+// from outside for the moment, it goes with him.
+func (o *op) putAway(id metadata.ThinID) error {
+	err := o.remove(id)
+	if errors.Is(err, devmapper.ErrBusy) {
+		_, err = o.dm().Remove(o.ref(id), devmapper.RemoveOptions{Deferred: true})
+		err = notFoundIsNil(err)
+	}
+	return err
+}
+
 // release deactivates a node that nobody uses. One that is claimed or mounted stays; one that somebody
 // merely has open goes at the last close, unless a later activation adopts it.
-func (o *op) release(n metadata.Node) error {
+func (o *op) release(n metadata.Node) (err error) {
+	defer func() {
+		if err != nil {
+			o.KeepMark(n.ID) // the next to come tries again
+		}
+	}()
 	claims, err := o.claims(n.ID)
 	if err != nil || len(claims) > 0 {
 		return err

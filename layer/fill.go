@@ -203,7 +203,7 @@ func (o *op) fillLayer(ctx context.Context, n metadata.Node, fill func(ctx conte
 	if err == nil {
 		err = pointLayerFlushed.Hit()
 	}
-	return errors.Join(err, d.Close(), o.remove(n.ID))
+	return errors.Join(err, d.Close(), o.putAway(n.ID))
 }
 
 // withMount mounts an open device for this process alone while fn runs. A writable mount finishes a

@@ -40,6 +40,7 @@ func (o *op) snapshotFrozen(ctx context.Context, id metadata.ThinID, origin meta
 		return err
 	}
 	if err := o.suspend(ctx, origin.ID); err != nil {
+		o.KeepMark(origin.ID) // the kernel may suspend it yet
 		return fmt.Errorf("freeze %q: %w", origin.Name, err)
 	}
 	err = pointSuspended.Hit()

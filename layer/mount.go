@@ -42,11 +42,11 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 	if err != nil {
 		return Mounted{}, err
 	}
-	if err := o.trust(ctx, &n, mo.Trust); err != nil {
-		return Mounted{}, err
-	}
 	readOnly := mo.ReadOnly || n.Kind == metadata.KindLayer
 	if err := o.mayMount(n, readOnly); err != nil {
+		return Mounted{}, err
+	}
+	if err := o.trust(ctx, &n, mo.Trust); err != nil {
 		return Mounted{}, err
 	}
 	place := dir
@@ -224,8 +224,10 @@ func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
 	if err != nil {
 		return err
 	}
-	if err := o.Mark(n.ID); err != nil {
-		return err
+	if n.Key != 0 {
+		if err := o.Mark(n.ID); err != nil {
+			return err
+		}
 	}
 	if err := fsutil.Unmount(ctx, dir, fsutil.UnmountOptions{}); err != nil {
 		return err
@@ -259,7 +261,7 @@ func (o *op) onlyMount(n metadata.Node) (string, error) {
 	case 0:
 		return "", fmt.Errorf("%s %q is not mounted: %w", n.Kind, n.Name, errs.ErrNotFound)
 	case 1:
-		return mounts[0].Dir, nil
+		return mounts[0].Dir, o.onTop(n, mounts[0].Dir)
 	}
 	dirs := make([]string, len(mounts))
 	for i, m := range mounts {
@@ -295,7 +297,21 @@ func (o *op) lockMounted(ctx context.Context, dir string) (metadata.Node, string
 	if err == nil {
 		err = o.resumeDead(id)
 	}
+	if err == nil {
+		err = o.onTop(n, place)
+	}
 	return n, place, err
+}
+
+// onTop is ErrBusy where something else is mounted over the node by now. The node's lock is held. A file
+// system that cannot say, because it has shut down, can be unmounted.
+func (o *op) onTop(n metadata.Node, dir string) error {
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) != nil || uint64(st.Dev) == unix.Mkdev(o.seen.dev.Major, o.seen.dev.Minor) {
+		return nil
+	}
+	err := fmt.Errorf("%s %q is covered by another mount on %s: %w", n.Kind, n.Name, dir, errs.ErrBusy)
+	return errs.WithHint(err, "unmount that first")
 }
 
 // mountedID returns the thin id of the device that is mounted on a directory.

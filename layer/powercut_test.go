@@ -287,6 +287,7 @@ func TestPowerCut(t *testing.T) {
 	disk := pooltest.NewDisk(t, dirs.Root, 512<<20)
 	st := &stage{e: &pooltest.Env{Dirs: dirs, Name: pooltest.PoolName}, disks: []*pooltest.Disk{disk}}
 	must(t, pool.Create(pooltest.Context(t), dirs, smallPool))
+	t.Cleanup(func() { _ = pool.Stop(pooltest.Context(t), dirs, smallPool.Name) }) // of a test that failed
 	st.mark("ack-create")
 	steps := script()
 	st.record(t, steps)
@@ -357,6 +358,12 @@ func TestInterleaving19PowerCutOnTwoDisks(t *testing.T) {
 			must(t, unix.Unmount(file, 0))
 		}
 	}
+	t.Cleanup(func() { // of a test that failed
+		_ = pool.Stop(pooltest.Context(t), dirs, smallPool.Name)
+		for _, file := range files {
+			_ = unix.Unmount(file, 0)
+		}
+	})
 	bind()
 	st.mark("ack-create")
 	steps := script()

@@ -25,6 +25,7 @@ var (
 // there are. Nothing is touched whose lock somebody has, or that the store names when it is read again
 // with the lock in hand.
 func (o *op) recover(ctx context.Context) error {
+	defer func() { o.seen = seen{} }() // of nodes whose locks are given back
 	if err := o.settleMarked(); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
@@ -63,16 +64,24 @@ func (o *op) recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
+	if len(dead) == 0 {
+		return nil
+	}
+	// What is deleted by a record must not come back with the record's loss.
+	if err := o.Records.Sync(); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
 	gone := o.s.seenGone()
+	var all error
 	for _, id := range dead {
 		if gone[id] {
 			continue
 		}
 		if err := o.clean(id); err != nil {
-			return fmt.Errorf("recover: thin device %d: %w", id, err)
+			all = errors.Join(all, fmt.Errorf("recover: thin device %d: %w", id, err))
 		}
 	}
-	return nil
+	return all
 }
 
 // candidates returns the ids in flight that nothing names, and the tombstones.
@@ -175,6 +184,7 @@ func (o *op) settleMarked() error {
 	if err != nil {
 		return err
 	}
+	var all error
 	for _, id := range ids {
 		ok, err := o.TryLockID(id)
 		if err != nil {
@@ -188,11 +198,9 @@ func (o *op) settleMarked() error {
 			err = o.ClearMark(id)
 		}
 		o.UnlockID(id)
-		if err != nil {
-			return err
-		}
+		all = errors.Join(all, err)
 	}
-	return nil
+	return all
 }
 
 // settleDevice is settleMarked for one device, whose lock is held. One that somebody views goes when he

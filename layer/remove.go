@@ -45,6 +45,11 @@ func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
 	if err := o.quiesce(n); err != nil {
 		return err
 	}
+	// What goes by the name goes while the name is still ours.
+	if err := o.removeLink(n.Name); err != nil {
+		return err
+	}
+	_ = unix.Rmdir(filepath.Join(o.s.pool.MountDir(), n.Name)) // of a mount that died
 	err := o.update(ctx, func(tx *metadata.Tx) error {
 		if err := unused(tx, n); err != nil {
 			return err
@@ -58,10 +63,6 @@ func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
 	if err := pointRemoveTombstone.Hit(); err != nil {
 		return err
 	}
-	if err := removeFile(filepath.Join(o.s.pool.DeviceDir(), n.Name)); err != nil {
-		return err
-	}
-	_ = unix.Rmdir(filepath.Join(o.s.pool.MountDir(), n.Name)) // of a mount that died
 	if err := o.deleteThin(n.ID); err != nil {
 		return err
 	}
@@ -148,44 +149,37 @@ func (s *Store) prunable(ctx context.Context) ([]metadata.Node, error) {
 	if err != nil {
 		return nil, err
 	}
-	var gone []metadata.Node
-	// A child's key is larger than its parent's, unless a reset gave it a younger parent: so until
-	// nothing changes.
-	for changed := true; changed; {
-		changed = false
-		for _, n := range nodes {
-			if keep[n.Key] && n.Parent != 0 && !keep[n.Parent] {
-				keep[n.Parent], changed = true, true
-			}
-		}
-	}
-	for i := len(nodes) - 1; i >= 0; i-- {
-		n := nodes[i]
-		if keep[n.Key] {
-			continue
-		}
-		used, err := o.inUse(n)
-		if err != nil {
-			return nil, err
-		}
-		if used {
-			for m := n; m.Key != 0; m = byKey(nodes, m.Parent) {
-				keep[m.Key] = true
-			}
-			continue
-		}
-		gone = append(gone, n)
-	}
-	return gone, nil
+	return o.prunableOf(nodes, keep)
 }
 
-func byKey(nodes []metadata.Node, key metadata.Key) metadata.Node {
+// prunableOf orders what is not kept, children before parents, and leaves out what somebody uses.
+func (o *op) prunableOf(nodes []metadata.Node, keep map[metadata.Key]bool) ([]metadata.Node, error) {
+	children := map[metadata.Key]int{}
 	for _, n := range nodes {
-		if n.Key == key {
-			return n
+		children[n.Parent]++
+	}
+	var gone []metadata.Node
+	done := map[metadata.Key]bool{}
+	for progress := true; progress; {
+		progress = false
+		for _, n := range nodes {
+			if keep[n.Key] || done[n.Key] || children[n.Key] > 0 {
+				continue
+			}
+			used, err := o.inUse(n)
+			if err != nil {
+				return nil, err
+			}
+			if used {
+				keep[n.Key] = true
+				continue
+			}
+			gone = append(gone, n)
+			done[n.Key], progress = true, true
+			children[n.Parent]--
 		}
 	}
-	return metadata.Node{}
+	return gone, nil
 }
 
 // inUse tells whether a node is claimed or its device open.
@@ -210,11 +204,14 @@ func (s *Store) pruneOne(ctx context.Context, n metadata.Node) (bool, error) {
 	}
 	err = o.view(ctx, func(tx *metadata.Tx) error {
 		now, err := tx.NodeByKey(n.Key)
-		if err == nil && now.ID != n.ID {
+		if err == nil && (now.ID != n.ID || now.Name != n.Name) {
 			err = errs.ErrBusy
 		}
 		return err
 	})
+	if err == nil {
+		err = o.resumeDead(n.ID)
+	}
 	if err == nil {
 		err = o.removeLocked(ctx, n)
 	}

@@ -2,7 +2,6 @@ package layer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -63,7 +62,13 @@ func (s *Store) open(ctx context.Context) error {
 	if err := o.Pair(ctx); err != nil {
 		return err
 	}
-	return o.recover(ctx)
+	err = o.recover(ctx)
+	if err != nil && ctx.Err() == nil {
+		// What one leftover prevents must not keep the rest from being used.
+		s.log.Warn("recovery failed in part, and is tried again later", "error", err)
+		return nil
+	}
+	return err
 }
 
 // Close releases what Open took. Nodes stay as they are.
@@ -171,6 +176,9 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 	var version uint64
 	err := o.Records.Update(ctx, func(tx *metadata.Tx) error {
 		version = tx.Version()
+		if err := o.CheckLocks(); err != nil {
+			return err
+		}
 		if err := fn(tx); err != nil {
 			return err
 		}
@@ -261,7 +269,11 @@ func (s *Store) forgetBelow(low metadata.ThinID, settled map[metadata.ThinID]boo
 func undoing(ctx context.Context, cause error, undo func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	return errors.Join(cause, undo(ctx))
+	if err := undo(ctx); err != nil {
+		// As text: the error's class is the cause's.
+		return fmt.Errorf("%w (undoing it: %v)", cause, err)
+	}
+	return cause
 }
 
 // blobDir is the folder of a node's side files.

@@ -142,5 +142,5 @@ func (o *op) fillTemplate(ctx context.Context, n metadata.Node, r metadata.Pool)
 		}
 		return fsutil.Flush(d.File)
 	}()
-	return errors.Join(err, d.Close(), o.remove(n.ID))
+	return errors.Join(err, d.Close(), o.putAway(n.ID))
 }

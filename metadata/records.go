@@ -37,9 +37,7 @@ const (
 
 // Backing describes what a pool lies on.
 type Backing struct {
-	Type         string `json:"type"` // "loopback"
-	DataFile     string `json:"dataFile,omitempty"`
-	MetadataFile string `json:"metadataFile,omitempty"`
+	Type         string `json:"type"`         // "loopback"
 	DataSize     int64  `json:"dataSize"`     // bytes
 	MetadataSize int64  `json:"metadataSize"` // bytes of the backing, of which MetadataHeld are outside the table
 	MetadataHeld int64  `json:"metadataHeld"`

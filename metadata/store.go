@@ -116,6 +116,20 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 // pages, and of the header that points to them.
 func (s *Store) Updates() uint64 { return s.updates.Load() }
 
+// Sync makes what a transaction may have left in the page cache durable, whose process died before it
+// could.
+func (s *Store) Sync() error {
+	fd, err := unix.Open(s.path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return &os.PathError{Op: "open", Path: s.path, Err: err}
+	}
+	defer unix.Close(fd)
+	if err := unix.Fdatasync(fd); err != nil {
+		return &os.PathError{Op: "fdatasync", Path: s.path, Err: err}
+	}
+	return nil
+}
+
 func (s *Store) transact(ctx context.Context, readOnly bool, fn func(*bbolt.DB) error) error {
 	unlock, err := s.locker.LockStore(ctx, readOnly)
 	if err != nil {
@@ -168,7 +182,7 @@ func syncDir(dir string) error {
 }
 
 func noSpace(err error) error {
-	if errors.Is(err, unix.ENOSPC) && !errors.Is(err, errs.ErrNoSpace) {
+	if (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, errs.ErrNoSpace) {
 		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNoSpace), "free space on the file system of the root directory")
 	}
 	return err

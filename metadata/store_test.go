@@ -35,7 +35,7 @@ func (l *lock) LockStore(_ context.Context, shared bool) (func(), error) {
 var testPool = metadata.Pool{
 	Name: "p", UUID: "0123456789abcdef0123456789abcdef", State: metadata.PoolReady, FS: "ext4",
 	BaseSize: 1 << 30, BlockSize: 1 << 16, TransactionID: 7 << 24, LowID: 1, HighID: 65,
-	MkfsOptions: []string{"-O", "x"}, Backing: metadata.Backing{Type: "loopback", DataFile: "/d", DataSize: 1 << 30},
+	MkfsOptions: []string{"-O", "x"}, Backing: metadata.Backing{Type: "loopback", DataSize: 1 << 30},
 }
 
 func create(t testing.TB) string {

@@ -116,7 +116,7 @@ func (spec Spec) record(f files) (metadata.Pool, error) {
 	return metadata.Pool{
 		Name: spec.Name, UUID: hex.EncodeToString(b[:]), State: metadata.PoolCreating, Created: time.Now().UTC(),
 		Backing: metadata.Backing{
-			Type: spec.Backing, DataFile: f.data(), MetadataFile: f.metadata(),
+			Type:     spec.Backing,
 			DataSize: spec.DataSize, MetadataSize: spec.MetadataSize, MetadataHeld: held,
 		},
 		FS: spec.FS, BaseSize: spec.BaseSize, BlockSize: spec.BlockSize,
@@ -153,6 +153,11 @@ func Create(ctx context.Context, dirs Dirs, spec Spec) error {
 		return fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
 	if err := s.create(ctx); err != nil {
+		if !s.recorded { // what is there may be another's, who uses another run directory
+			_ = os.Remove(p.files.blobs())
+			_ = os.Remove(p.files.dir())
+			return fmt.Errorf("create pool %q: %w", spec.Name, kernelError(err))
+		}
 		undo, cancel := undoContext(ctx)
 		defer cancel()
 		return errors.Join(fmt.Errorf("create pool %q: %w", spec.Name, kernelError(err)), s.vanish(undo))
@@ -203,16 +208,20 @@ func (s *Session) create(ctx context.Context) error {
 	if err := pointCreateDir.Hit(); err != nil {
 		return err
 	}
-	if err := metadata.Create(p.files.store(), p.record); err != nil {
+	if err := makeDirs(p.files.blobs()); err != nil {
 		return err
 	}
+	if err := metadata.Create(p.files.store(), p.record); err != nil { // syncs the folder
+		return err
+	}
+	s.recorded = true
 	if err := fsutil.SyncDir(p.files.poolsDir()); err != nil {
 		return err
 	}
 	if err := pointCreateRecord.Hit(); err != nil {
 		return err
 	}
-	b, err := backingOf(p.record)
+	b, err := p.backing()
 	if err != nil {
 		return err
 	}
@@ -283,10 +292,15 @@ func (p *Pool) notFound(err error) error {
 }
 
 func (s *Session) readRecord(ctx context.Context) error {
-	return s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
+	err := s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
 		s.p.record, err = tx.Pool()
 		return err
 	})
+	if err == nil && s.p.record.Name != s.p.files.name {
+		// What it describes has other locks, and must not be touched under these.
+		return s.p.mispaired("the record store is that of pool %q", s.p.record.Name)
+	}
+	return err
 }
 
 // Destroy takes a pool down and removes everything that Create made. It refuses with ErrBusy while
@@ -348,7 +362,7 @@ func (s *Session) removeAll(ctx context.Context) error {
 		if err := pointDestroyDevices.Hit(); err != nil {
 			return err
 		}
-		b, err := backingOf(p.record)
+		b, err := p.backing()
 		if err != nil {
 			return err
 		}
@@ -384,6 +398,7 @@ func (p *Pool) clearUnrecorded() error {
 	if err := removeFiles(p.files.store() + ".new"); err != nil {
 		return err
 	}
+	_ = os.Remove(p.files.blobs())
 	entries, err := os.ReadDir(p.files.dir())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err

@@ -168,8 +168,11 @@ func joinUsers(users []string) string {
 
 // readLiveSuperblock reads block 0 past the page cache, which knows nothing of what the kernel's
 // thin pool writes. A read that meets a write in the middle fails its checksum and is repeated.
-func readLiveSuperblock(d devmapper.DevNum) (thinmeta.Superblock, error) {
-	path := "/dev/dm-" + strconv.FormatUint(uint64(d.Minor), 10)
+func (p *Pool) readLiveSuperblock(d devmapper.DevNum) (thinmeta.Superblock, error) {
+	path, err := p.DeviceNode(d)
+	if err != nil {
+		return thinmeta.Superblock{}, err
+	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return thinmeta.Superblock{}, &os.PathError{Op: "open", Path: path, Err: err}

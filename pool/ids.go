@@ -58,13 +58,20 @@ func (s *Session) readCursor() (cursor, bool, error) {
 	if err != nil {
 		return cursor{}, false, fmt.Errorf("read boot id: %w", err)
 	}
-	b := make([]byte, cursorSize)
-	if _, err := s.holder.ReadAt(b, 0); err != nil && !errors.Is(err, io.EOF) {
-		return cursor{}, false, fmt.Errorf("read cursor of pool %q: %w", s.p.files.name, err)
-	}
-	if string(b[:cursorNext]) != string(boot)+s.p.record.UUID ||
-		binary.LittleEndian.Uint32(b[cursorSum:]) != crc32.ChecksumIEEE(b[:cursorSum]) {
-		return cursor{}, false, nil
+	var b, before [cursorSize]byte
+	for again := false; ; again = true {
+		if _, err := s.holder.ReadAt(b[:], 0); err != nil && !errors.Is(err, io.EOF) {
+			return cursor{}, false, fmt.Errorf("read cursor of pool %q: %w", s.p.files.name, err)
+		}
+		if string(b[:cursorNext]) == string(boot)+s.p.record.UUID &&
+			binary.LittleEndian.Uint32(b[cursorSum:]) == crc32.ChecksumIEEE(b[:cursorSum]) {
+			break
+		}
+		// It is lost, unless somebody is writing it: who only looks has no lock.
+		if again && b == before {
+			return cursor{}, false, nil
+		}
+		before = b
 	}
 	return cursor{
 		next: metadata.ThinID(binary.LittleEndian.Uint32(b[cursorNext:])),

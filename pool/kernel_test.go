@@ -293,17 +293,19 @@ func tmpfs(t testing.TB, dir, size string) {
 }
 
 // The host file system fills up under a pool's data file: writers get errors, nothing hangs, removing
-// works, and heals it.
+// works, and room on the host heals it.
 func TestHostFillsUp(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.ThinCheck)
 	dirs, ctx := pooltest.Dirs(t), pooltest.Context(t)
-	tmpfs(t, dirs.Root, "120m")
+	tmpfs(t, dirs.Root, "140m")
+	ballast := filepath.Join(dirs.Root, "ballast")
+	must(t, os.WriteFile(ballast, make([]byte, 24<<20), 0o600))
 	e := &pooltest.Env{Dirs: dirs, Name: pooltest.PoolName}
 	spec := small
 	spec.Name, spec.MetadataSize = e.Name, 4<<20
 	must(t, pool.Create(ctx, dirs, spec))
 	t.Cleanup(func() { must(t, pool.Destroy(context.Background(), dirs, e.Name)) })
-	fillUp(t, e)
+	fillUp(t, e, func() { must(t, os.Remove(ballast)) })
 }
 
 // A pool fills up: writers get errors, nothing hangs, removing works, and heals it.
@@ -315,13 +317,13 @@ func TestPoolFillsUp(t *testing.T) {
 			if fs == "xfs" {
 				spec.BaseSize = 300 << 20
 			}
-			fillUp(t, pooltest.New(t, spec))
+			fillUp(t, pooltest.New(t, spec), func() {})
 		})
 	}
 }
 
 // fillUp writes until there is no room left, and heals it.
-func fillUp(t *testing.T, e *pooltest.Env) {
+func fillUp(t *testing.T, e *pooltest.Env, heal func()) {
 	ctx := pooltest.Context(t)
 	s := e.Open(t)
 	mounted := func(name string) string {
@@ -351,6 +353,7 @@ func fillUp(t *testing.T, e *pooltest.Env) {
 		must(t, s.Unmount(ctx, name))
 		must(t, s.Remove(ctx, name))
 	}
+	heal()
 	again := mounted("again")
 	must(t, fill(filepath.Join(again, "some"), 4<<20))
 	must(t, s.Unmount(ctx, "again"))

@@ -42,10 +42,11 @@ type attached struct {
 	close          func() error
 }
 
-// backingOf returns the backing that a record describes.
-func backingOf(r metadata.Pool) (backing, error) {
+// backing returns what the pool's record describes.
+func (p *Pool) backing() (backing, error) {
+	r := p.record
 	if r.Backing.Type == BackingLoopback {
-		return loopback{r}, nil
+		return loopback{p.files, r}, nil
 	}
 	return nil, fmt.Errorf("pool %q: backing %q: %w", r.Name, r.Backing.Type, errs.ErrUnsupported)
 }
@@ -54,31 +55,34 @@ func backingOf(r metadata.Pool) (backing, error) {
 // metadata.
 const BackingLoopback = "loopback"
 
-type loopback struct{ record metadata.Pool }
+// Its files lie in the pool's folder, wherever that is now: a copy of the folder is a pool of its own.
+type loopback struct {
+	files  files
+	record metadata.Pool
+}
 
 func (l loopback) create(ctx context.Context) error {
 	b := l.record.Backing
 	// A pool whose metadata cannot be written is lost to a repair, so its file owns its room; the data
 	// file grows as blocks are written.
-	if err := fsutil.Allocate(ctx, b.MetadataFile, uint64(b.MetadataSize), fsutil.Full); err != nil {
+	if err := fsutil.Allocate(ctx, l.files.metadata(), uint64(b.MetadataSize), fsutil.Full); err != nil {
 		return err
 	}
 	if err := pointFilesMetadata.Hit(); err != nil {
 		return err
 	}
-	if err := fsutil.Allocate(ctx, b.DataFile, uint64(b.DataSize), fsutil.Sparse); err != nil {
+	if err := fsutil.Allocate(ctx, l.files.data(), uint64(b.DataSize), fsutil.Sparse); err != nil {
 		return err
 	}
 	return pointFilesData.Hit()
 }
 
 func (l loopback) attach(ctx context.Context) (a attached, err error) {
-	b := l.record.Backing
-	meta, err := l.loop(ctx, b.MetadataFile)
+	meta, err := l.loop(ctx, l.files.metadata())
 	if err != nil {
 		return a, err
 	}
-	data, err := l.loop(ctx, b.DataFile)
+	data, err := l.loop(ctx, l.files.data())
 	if err != nil {
 		_ = meta.Close()
 		return a, err
@@ -132,7 +136,7 @@ func adopt(l fsutil.LoopInfo) *fsutil.Loop {
 }
 
 func (l loopback) detached(ctx context.Context) error {
-	for _, path := range []string{l.record.Backing.DataFile, l.record.Backing.MetadataFile} {
+	for _, path := range []string{l.files.data(), l.files.metadata()} {
 		found, err := fsutil.FindLoops(path)
 		if err != nil {
 			return err
@@ -150,13 +154,13 @@ func (l loopback) remove(ctx context.Context) error {
 	if err := l.detached(ctx); err != nil {
 		return err
 	}
-	if err := removeFiles(l.record.Backing.DataFile); err != nil {
+	if err := removeFiles(l.files.data()); err != nil {
 		return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
 	}
 	if err := pointFilesRemoved.Hit(); err != nil {
 		return err
 	}
-	if err := removeFiles(l.record.Backing.MetadataFile); err != nil {
+	if err := removeFiles(l.files.metadata()); err != nil {
 		return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
 	}
 	return nil
@@ -170,9 +174,9 @@ func (l loopback) paths(ctx context.Context) (data, meta string, err error) {
 		}
 		return found[0].Path, nil
 	}
-	if data, err = one(l.record.Backing.DataFile); err != nil {
+	if data, err = one(l.files.data()); err != nil {
 		return "", "", err
 	}
-	meta, err = one(l.record.Backing.MetadataFile)
+	meta, err = one(l.files.metadata())
 	return data, meta, err
 }

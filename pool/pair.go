@@ -4,11 +4,13 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool"
 )
 
 var pointPairRolled = fault.New("pool.pair.rolled")
@@ -28,9 +30,16 @@ func newTransactionID() (uint64, error) {
 func (s *Session) Pair(ctx context.Context) error {
 	return s.withPoolLock(ctx, func() error {
 		_, err := s.pairLocked(ctx)
+		if errors.Is(err, errLater) {
+			return nil
+		}
 		return err
 	})
 }
+
+// errLater says that store and pool belong together and that the pool cannot take the step that it is
+// behind: reading works, and the next reservation takes the step.
+var errLater = errors.New("the pool is one transaction behind and takes no messages")
 
 // pairLocked is Pair with the pool lock held. It returns the record that it compared.
 func (s *Session) pairLocked(ctx context.Context) (metadata.Pool, error) {
@@ -50,7 +59,11 @@ func (s *Session) pairLocked(ctx context.Context) (metadata.Pool, error) {
 		return record, s.p.mispaired("the record store is another pool's, %s instead of %s", record.UUID, s.p.record.UUID)
 	}
 	switch {
+	case st.Mode == thinpool.ModeFail || st.Mode == thinpool.ModeError:
+		return record, s.p.unwritable(st) // it does not say its transaction id any more
 	case st.TransactionID == record.TransactionID:
+	case st.TransactionID+1 == record.TransactionID && record.Pending && !st.Commits():
+		return record, fmt.Errorf("%w: %w", errLater, s.p.unwritable(st))
 	case st.TransactionID+1 == record.TransactionID && record.Pending:
 		if err := s.setTransactionID(st.TransactionID, record.TransactionID); err != nil {
 			return record, err

@@ -27,6 +27,22 @@ func ValidateName(kind, name string) error {
 		"a name starts with a letter or digit and has up to 128 letters, digits, '_', '.' and '-'")
 }
 
+// absolute returns the directories as the kernel's mount table names them, whatever the working
+// directory and whatever links lead there.
+func (d Dirs) absolute() (Dirs, error) {
+	for _, dir := range []*string{&d.Root, &d.Run} {
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return d, fmt.Errorf("directory %s: %w", *dir, err)
+		}
+		if real, err := filepath.EvalSymlinks(abs); err == nil {
+			abs = real
+		}
+		*dir = abs
+	}
+	return d, nil
+}
+
 // files are the places of one pool.
 type files struct {
 	dirs Dirs

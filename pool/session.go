@@ -65,6 +65,10 @@ func open(dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	dirs, err := dirs.absolute()
+	if err != nil {
+		return nil, err
+	}
 	p := &Pool{files: files{dirs, name}, log: log}
 	lock, err := p.files.lock()
 	if err != nil {
@@ -146,6 +150,8 @@ type Session struct {
 	Device  devmapper.DevNum    // of the pool
 	Status  thinpool.PoolStatus // as it was when the session began
 	marked  []metadata.ThinID
+
+	recorded bool // Create has written the pool's record
 }
 
 // maxIdle is how many holders without a lock a pool keeps for the sessions to come.
@@ -300,6 +306,10 @@ func (s *Session) TryLockID(id metadata.ThinID) (bool, error) {
 	}
 	return ok, nil
 }
+
+// CheckLocks is ErrDamaged where the run directory was cleaned under the session, so that its locks keep
+// nobody out any more. What it then asks for in a transaction is seen by whoever has new ones.
+func (s *Session) CheckLocks() error { return s.holder.Check() }
 
 // UnlockID gives the lock of a thin id back.
 func (s *Session) UnlockID(id metadata.ThinID) { s.unlock(int64(id)) }

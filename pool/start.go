@@ -54,7 +54,7 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err := s.stillThere(ctx); err != nil {
 		return err
 	}
-	b, err := backingOf(p.record)
+	b, err := p.backing()
 	if err != nil {
 		return err
 	}
@@ -218,7 +218,7 @@ func (p *Pool) checkSuperblock(path string) error {
 	}
 	if sb.NeedsCheck {
 		return errs.WithHint(fmt.Errorf("metadata of pool %q needs a check: %w", p.files.name, errs.ErrDamaged),
-			"thin_check and, if it finds damage, thin_repair on "+p.record.Backing.MetadataFile)
+			"thin_check and, if it finds damage, thin_repair on "+p.files.metadata())
 	}
 	if got := int64(sb.DataBlockSize) * int64(devmapper.SectorSize); got != p.record.BlockSize {
 		return p.mispaired("blocks of %d bytes, the record says %d", got, p.record.BlockSize)
@@ -233,7 +233,7 @@ func (p *Pool) snapshotsTaken(r metadata.Pool) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("metadata device of pool %q: %w", p.files.name, kernelError(err))
 	}
-	sb, err := readLiveSuperblock(info.Dev)
+	sb, err := p.readLiveSuperblock(info.Dev)
 	if err != nil {
 		return 0, fmt.Errorf("superblock of pool %q: %w", p.files.name, err)
 	}
@@ -259,7 +259,7 @@ func Stop(ctx context.Context, dirs Dirs, name string) error {
 	if err := s.deactivateAll(ctx); err != nil {
 		return fmt.Errorf("stop pool %q: %w", name, err)
 	}
-	b, err := backingOf(p.record)
+	b, err := p.backing()
 	if err != nil {
 		return err
 	}

@@ -61,6 +61,7 @@ func (p *Pool) Inspect(ctx context.Context) (Status, error) {
 		return st, p.notFound(err)
 	}
 	st.describe(record)
+	st.DataFile, st.MetadataFile = p.files.data(), p.files.metadata()
 	err = s.look()
 	switch {
 	case errors.Is(err, devmapper.ErrNotFound):
@@ -92,7 +93,6 @@ func (st *Status) describe(r metadata.Pool) {
 	st.Discard, st.Zero, st.Created = r.Discard, !r.NoZero, r.Created
 	st.MkfsOptions, st.MountOptions = orEmpty(r.MkfsOptions), orEmpty(r.MountOptions)
 	st.TransactionID, st.SnapshotsTaken = &r.TransactionID, &r.SnapshotsTaken
-	st.DataFile, st.MetadataFile = r.Backing.DataFile, r.Backing.MetadataFile
 }
 
 func orEmpty(list []string) []string {
@@ -117,7 +117,7 @@ func (p *Pool) measure(ctx context.Context, st *Status, r metadata.Pool, k thinp
 		return err
 	}
 	st.SnapshotsTaken = &taken
-	b, err := backingOf(r)
+	b, err := p.backing()
 	if err != nil {
 		return err
 	}

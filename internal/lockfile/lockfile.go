@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -88,9 +89,15 @@ type Holder struct {
 type fileID struct{ dev, ino uint64 }
 
 func (h *Holder) open() error {
-	fd, err := ignoringEINTR(func() (int, error) {
+	open := func() (int, error) {
 		return unix.Open(h.path, unix.O_RDWR|unix.O_CREAT|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0o600)
-	})
+	}
+	fd, err := ignoringEINTR(open)
+	if errors.Is(err, unix.ENOENT) { // the run directory was cleaned
+		if err = os.MkdirAll(filepath.Dir(h.path), 0o700); err == nil {
+			fd, err = ignoringEINTR(open)
+		}
+	}
 	if err != nil {
 		return h.fail("open lock file", err)
 	}
@@ -239,6 +246,16 @@ func (h *Holder) WriteAt(b []byte, off int64) (int, error) {
 		return n, h.fail("write lock file", io.ErrShortWrite)
 	}
 	return n, nil
+}
+
+// Check is ErrReplaced where the file at the path is no longer the one that the Holder's locks are on, so
+// that others may hold the same ranges of the new one.
+func (h *Holder) Check() error {
+	moved, err := h.moved()
+	if err == nil && moved {
+		err = fmt.Errorf("lock file %s: %w", h.path, ErrReplaced)
+	}
+	return err
 }
 
 // NextData returns the first offset at or after off where the file may hold anything but zeros, or io.EOF.

@@ -201,9 +201,23 @@ func TestModeOfFile(t *testing.T) {
 	if _, err := lockfile.Open(f.Path() + "/x").Holder(t.Context()); err == nil {
 		t.Error("a file is no directory")
 	}
-	if _, err := lockfile.Open(filepath.Join(t.TempDir(), "none", "lock")).Holder(t.Context()); !errors.Is(err, errs.ErrNotFound) {
-		t.Errorf("no directory: %v", err)
+}
+
+// The run directory may be cleaned under a process that lives on.
+func TestDirectoryIsMadeAgain(t *testing.T) {
+	f := lockfile.Open(filepath.Join(t.TempDir(), "none", "lock"))
+	h := holder(t, f)
+	mustLock(t, h, one, lockfile.Exclusive)
+	if err := h.Check(); err != nil {
+		t.Error(err)
 	}
+	if err := os.RemoveAll(filepath.Dir(f.Path())); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Check(); !errors.Is(err, lockfile.ErrReplaced) {
+		t.Errorf("locks of a removed file: %v", err)
+	}
+	mustLock(t, holder(t, f), one, lockfile.Exclusive)
 }
 
 func TestLockWaits(t *testing.T) {
