@@ -210,6 +210,7 @@ func (s *Store) detach(ctx context.Context, name string) error {
 		return err
 	}
 	if err := pointDetachDropped.Hit(); err != nil {
+		o.KeepMark(n.ID)
 		return err
 	}
 	return o.release(n)

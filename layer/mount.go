@@ -49,7 +49,7 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 	if err := o.trust(ctx, &n, mo.Trust); err != nil {
 		return Mounted{}, err
 	}
-	place := dir
+	var place string
 	if dir == "" {
 		place = filepath.Join(s.pool.MountDir(), name)
 		if err := o.makeMountPoint(place); err != nil {
@@ -233,6 +233,7 @@ func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
 		return err
 	}
 	if err := pointUnmounted.Hit(); err != nil {
+		o.KeepMark(n.ID)
 		return err
 	}
 	if filepath.Dir(dir) == s.pool.MountDir() {

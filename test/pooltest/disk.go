@@ -46,8 +46,13 @@ func NewDisk(t testing.TB, dir string, size int64) *Disk {
 			t.Fatal(err)
 		}
 	}
+	t.Cleanup(func() {
+		if err := d.Remove(); err != nil {
+			t.Error(err)
+		}
+	})
 	if err := d.activate(size); err != nil {
-		t.Fatal(errors.Join(err, d.Remove()))
+		t.Fatal(err)
 	}
 	return d
 }
