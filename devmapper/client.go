@@ -180,7 +180,8 @@ func (c *Client) learnVersion(buf []byte) {
 
 func (r *request) fail(err error) error {
 	e := &Error{Op: r.op, Device: r.device()}
-	if errno, ok := err.(syscall.Errno); ok {
+	var errno syscall.Errno
+	if errors.As(err, &errno) {
 		e.Errno, e.Hint = errno, r.hint(errno)
 	} else {
 		e.Err = err

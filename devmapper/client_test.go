@@ -72,7 +72,7 @@ func TestManyDevices(t *testing.T) {
 			if _, err := l.Create(name, devmapper.UUID(fmt.Sprintf("DMLTEST-%s-%d", long, i))); err != nil {
 				t.Fatal(err)
 			}
-			defer l.Remove(devmapper.ByName(name), devmapper.RemoveOptions{})
+			defer func() { _, _ = l.Remove(devmapper.ByName(name), devmapper.RemoveOptions{}) }()
 		}
 		list, err := l.List("DMLTEST-" + devmapper.UUID(long))
 		if err != nil || len(list) != n {

@@ -96,7 +96,7 @@ func fill(b []byte, offset, data string) error {
 	}
 	d, err := hex.DecodeString(data)
 	if err != nil || at < 0 || at+len(d) > len(b) {
-		return fmt.Errorf("%d bytes at %d of %d: %v", len(d), at, len(b), err)
+		return fmt.Errorf("%d bytes at %d of %d: %w", len(d), at, len(b), err)
 	}
 	copy(b[at:], d)
 	return nil

@@ -164,7 +164,7 @@ func TestWaitingSuspendIsNotLost(t *testing.T) {
 	done := make(chan error, 1)
 	go func() { done <- s.Suspend(context.Background(), s.top, devmapper.SuspendOptions{NoLockFS: true}) }()
 	for range 50 {
-		unix.Kill(unix.Getpid(), unix.SIGURG)
+		_ = unix.Kill(unix.Getpid(), unix.SIGURG)
 		runtime.Gosched()
 	}
 	s.release(t)

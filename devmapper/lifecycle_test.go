@@ -137,7 +137,7 @@ func TestLifeCycle(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer l.Remove(devmapper.ByUUID("DMLTEST-life"), devmapper.RemoveOptions{})
+		defer func() { _, _ = l.Remove(devmapper.ByUUID("DMLTEST-life"), devmapper.RemoveOptions{}) }()
 		s.dev = info.Dev
 		s.note("create", state(info), nil)
 		_, err = l.Create("test-life", "")
@@ -337,7 +337,7 @@ func TestList(t *testing.T) {
 		if _, err := l.Create("test-none", ""); err != nil {
 			t.Fatal(err)
 		}
-		defer l.Remove(devmapper.ByName("test-none"), devmapper.RemoveOptions{})
+		defer func() { _, _ = l.Remove(devmapper.ByName("test-none"), devmapper.RemoveOptions{}) }()
 		names := func(prefix devmapper.UUID) string {
 			list, err := l.List(prefix)
 			if err != nil {

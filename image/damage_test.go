@@ -232,7 +232,7 @@ func TestLoadSources(t *testing.T) {
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	go os.WriteFile(fifo, tarOf(ociFiles(plain, appImage)...), 0)
+	go func() { _ = os.WriteFile(fifo, tarOf(ociFiles(plain, appImage)...), 0) }()
 	s := newFakeStore(t)
 	if _, err := load(t.Context(), s, fifo, LoadOptions{}); err != nil {
 		t.Fatalf("fifo: %v", err)

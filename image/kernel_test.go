@@ -220,7 +220,7 @@ func child() int {
 	hits := 0
 	fault.Set(func(string) error {
 		if hits++; hits == kill {
-			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 		}
 		return nil
 	})

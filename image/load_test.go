@@ -274,8 +274,8 @@ func TestLoadAgainstRemoval(t *testing.T) {
 		times := 0
 		s.beforeUpdate = func() {
 			if times++; times <= 2 {
-				s.Remove(context.Background(), appImage.layerName(1))
-				s.Remove(context.Background(), appImage.layerName(0))
+				_ = s.Remove(context.Background(), appImage.layerName(1))
+				_ = s.Remove(context.Background(), appImage.layerName(0))
 			}
 		}
 		if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
@@ -289,7 +289,7 @@ func TestLoadAgainstRemoval(t *testing.T) {
 		times := 0
 		s.beforeCreate = func() {
 			if times++; times == 2 {
-				s.Remove(context.Background(), appImage.layerName(0))
+				_ = s.Remove(context.Background(), appImage.layerName(0))
 			}
 		}
 		if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
@@ -325,6 +325,30 @@ func TestLoadCancelled(t *testing.T) {
 			t.Errorf("%s: %v", at, err)
 		}
 		s.checkEmpty(t)
+	}
+}
+
+// TestLoadTellsOfLayers wants each layer told of when it is there, with the size of its tar, however it was packed.
+func TestLoadTellsOfLayers(t *testing.T) {
+	s := newFakeStore(t)
+	n := 0
+	o := LoadOptions{Progress: func(e Event) {
+		if e.Stage != StageDone {
+			return
+		}
+		if want := int64(len(appImage.layers[n])); e.Layer != appImage.layerName(n) || e.Done != want || e.Total != want {
+			t.Errorf("event %+v, want layer %d of %d bytes", e, n, want)
+		}
+		if _, err := s.Get(t.Context(), e.Layer); err != nil {
+			t.Error(err)
+		}
+		n++
+	}}
+	if _, err := load(t.Context(), s, write(t, tarOf(dockerFiles(gzipped, appImage)...)), o); err != nil {
+		t.Fatal(err)
+	}
+	if n != len(appImage.layers) {
+		t.Errorf("%d layers were told of, want %d", n, len(appImage.layers))
 	}
 }
 

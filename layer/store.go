@@ -271,7 +271,7 @@ func undoing(ctx context.Context, cause error, undo func(ctx context.Context) er
 	defer cancel()
 	if err := undo(ctx); err != nil {
 		// As text: the error's class is the cause's.
-		return fmt.Errorf("%w (undoing it: %v)", cause, err)
+		return fmt.Errorf("%w (undoing it: %s)", cause, err.Error())
 	}
 	return cause
 }

@@ -141,7 +141,7 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 	if err != nil {
 		return err
 	}
-	defer a.close() // from here on the tables hold the devices
+	defer func() { _ = a.close() }() // from here on the tables hold the devices
 	if err := pointStartAttached.Hit(); err != nil {
 		return err
 	}

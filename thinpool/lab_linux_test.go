@@ -96,7 +96,7 @@ func page(t *testing.T, c byte) []byte {
 	t.Helper()
 	b, err := unix.Mmap(-1, 0, int(blockSize.Bytes()), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 	must(t, err)
-	t.Cleanup(func() { unix.Munmap(b) })
+	t.Cleanup(func() { _ = unix.Munmap(b) })
 	for i := range b {
 		b[i] = c
 	}

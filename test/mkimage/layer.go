@@ -250,7 +250,7 @@ type hashWriter struct {
 
 func (h *hashWriter) Write(p []byte) (int, error) {
 	n, err := h.w.Write(p)
-	h.h.Write(p[:n])
+	_, _ = h.h.Write(p[:n])
 	h.n += int64(n)
 	return n, err
 }

@@ -1,6 +1,8 @@
 package treecmp_test
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -146,7 +148,7 @@ func TestOptions(t *testing.T) {
 }
 
 func TestUnreadable(t *testing.T) {
-	if _, err := treecmp.Compare(t.TempDir(), filepath.Join(t.TempDir(), "missing"), treecmp.Options{}); !os.IsNotExist(err) {
+	if _, err := treecmp.Compare(t.TempDir(), filepath.Join(t.TempDir(), "missing"), treecmp.Options{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("error %v", err)
 	}
 }
