@@ -75,7 +75,7 @@ func unpackError(lay *archivedLayer, err error) error {
 	case errors.Is(err, ErrInvalid):
 		return damaged("image archive: layer %s: %v", lay.path, err)
 	case errors.Is(err, ErrNoSpace):
-		return errs.WithHint(fmt.Errorf("layer %s: %w", lay.path, err), "extend the pool, or use one with a larger base size")
+		return errs.WithHint(fmt.Errorf("layer %s: %w", lay.path, err), "make room with dmlayer rm, image rm or prune; a layer that is larger than the base size wants a pool with a larger one")
 	}
 	return fmt.Errorf("layer %s: %w", lay.path, err)
 }

@@ -186,6 +186,7 @@ func (l *loader) ensure(ctx context.Context, a *archived, i int) error {
 		switch {
 		case err == nil:
 			l.made = append(l.made, lay.name)
+			l.report.event(Event{Stage: StageDone, Layer: lay.name, Done: l.sizes[lay.name], Total: l.sizes[lay.name]})
 			return pointMade.Hit()
 		case fillErr != nil:
 			return err

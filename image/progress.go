@@ -12,6 +12,7 @@ type Stage string
 const (
 	StageVerify Stage = "verify" // reading it to compare digests
 	StageUnpack Stage = "unpack" // unpacking it into its node
+	StageDone   Stage = "done"   // it is there and lasts; Total is the size of its tar
 	StageExists Stage = "exists" // nothing to do
 )
 
@@ -19,7 +20,7 @@ const (
 type Event struct {
 	Stage       Stage
 	Layer       string
-	Done, Total int64    // bytes of the layer's file in the archive
+	Done, Total int64    // bytes of the layer's file in the archive, which may be packed
 	Warnings    []string // what the node's file system could not hold and was left out
 }
 

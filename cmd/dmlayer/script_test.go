@@ -40,6 +40,8 @@ func TestMain(m *testing.M) {
 //	interrupt SIGNAL CODE FILE COMMAND...
 //	                        gives the command half of FILE as standard input, then the signal
 //	waits CODE COMMAND...   the command, with a standard input that never gives anything
+//	state remember|same     remembers pool, nodes, images, record store and files; compares with them
+//	tmpfs DIR SIZE          mounts a small file system
 func TestScripts(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.Ext4)
 	testscript.Run(t, testscript.Params{
@@ -61,6 +63,8 @@ func TestScripts(t *testing.T) {
 			"unchanged": cmdUnchanged,
 			"interrupt": cmdInterrupt,
 			"waits":     cmdWaits,
+			"state":     cmdState,
+			"tmpfs":     cmdTmpfs,
 		},
 	})
 }
@@ -82,8 +86,16 @@ func setup(env *testscript.Env) error {
 	env.Setenv("DMLAYER_ROOT", filepath.Join(env.WorkDir, "root"))
 	env.Setenv("DMLAYER_RUN", filepath.Join(env.WorkDir, "run"))
 	env.Values[sumsKey{}] = map[string][sha256.Size]byte{}
+	env.Values[stateKey{}] = new(string)
+	mounts := new([]string)
+	env.Values[mountsKey{}] = mounts
 	vars := slices.Clone(env.Vars)
-	env.Defer(func() { cleanUp(program, vars) })
+	env.Defer(func() {
+		cleanUp(program, vars)
+		if err := unmountAll(*mounts); err != nil {
+			env.T().Fatal(err)
+		}
+	})
 	return nil
 }
 

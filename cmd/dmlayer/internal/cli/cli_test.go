@@ -209,6 +209,7 @@ func TestLoadProgress(t *testing.T) {
 	events := []image.Event{
 		{Stage: image.StageVerify, Layer: "blobs/x", Done: 1 << 20, Total: 2 << 20}, {Stage: image.StageExists, Layer: "sha256-" + hexes[0]},
 		{Stage: image.StageUnpack, Layer: "sha256-" + hexes[2], Done: 1 << 20, Total: 2 << 20}, {Stage: image.StageUnpack, Layer: "sha256-" + hexes[2], Done: 2 << 20, Total: 2 << 20},
+		{Stage: image.StageDone, Layer: "sha256-" + hexes[2], Done: 5 << 20, Total: 5 << 20},
 		{Stage: image.StageUnpack, Layer: "sha256-" + hexes[2], Warnings: []string{"socket left out"}},
 	}
 	show := func(p *loadProgress) string {
@@ -220,7 +221,7 @@ func TestLoadProgress(t *testing.T) {
 		p.end()
 		return b.String()
 	}
-	if got, want := show(&loadProgress{}), "sha256-0123456789ab: exists\nsha256-fedcba987654: unpacked 2MiB\nsha256-fedcba987654: warning: socket left out\n"; got != want {
+	if got, want := show(&loadProgress{}), "sha256-0123456789ab: exists\nsha256-fedcba987654: unpacked 5MiB\nsha256-fedcba987654: warning: socket left out\n"; got != want {
 		t.Errorf("plain: %q, want %q", got, want)
 	}
 	if got := show(&loadProgress{terminal: true}); !strings.Contains(got, "\r\x1b[Kblobs/x: verifying 1MiB (50.0%)\r\x1b[K") {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -31,11 +32,8 @@ never a layer. What the checking program said goes to standard error.`,
 				if err != nil {
 					return err
 				}
-				r, err := s.Fsck(ctx, name, repair)
-				if err != nil {
-					return err
-				}
-				return a.reportFsck(name, r, repair)
+				r, err := checkFS(ctx, s, name, repair)
+				return a.reportFsck(name, r, repair, err)
 			})
 		},
 	}
@@ -43,21 +41,42 @@ never a layer. What the checking program said goes to standard error.`,
 	return exitCodes(cmd, 3, 5, 7, 8)
 }
 
-func (a *app) reportFsck(name string, r layer.FsckResult, repaired bool) error {
+// checkFS repairs only what is not clean: e2fsck would add the lost+found that nodes do without.
+func checkFS(ctx context.Context, s *layer.Store, name string, repair bool) (layer.FsckResult, error) {
+	n, err := s.Get(ctx, name)
+	if err != nil {
+		return layer.FsckResult{}, err
+	}
+	if !repair || n.Kind == layer.KindLayer { // a layer is not repaired, which Fsck says
+		return s.Fsck(ctx, name, repair)
+	}
+	if r, err := s.Fsck(ctx, name, false); err == nil || r.Output == "" {
+		return r, err
+	}
+	return s.Fsck(ctx, name, true)
+}
+
+// reportFsck prints what a check found. Only where the checking program ran is there any output of it.
+func (a *app) reportFsck(name string, r layer.FsckResult, repaired bool, err error) error {
 	if text := strings.TrimSpace(r.Output); text != "" && (!r.Clean || r.Fixed) {
 		a.note("%s", text)
 	}
 	switch {
+	case err != nil && r.Output != "" && errors.Is(err, errs.ErrDamaged) && errs.Hint(err) == "":
+		return errs.WithHint(err, fsckHint(name, repaired))
+	case err != nil:
+		return err
 	case r.Fixed:
 		return a.println(name + ": repaired")
-	case r.Clean:
-		return a.println(name + ": clean")
 	}
-	err := fmt.Errorf("check the file system of %q: it has errors: %w", name, errs.ErrDamaged)
+	return a.println(name + ": clean")
+}
+
+func fsckHint(name string, repaired bool) string {
 	if repaired {
-		return errs.WithHint(err, "it could not be repaired; reset the node, or save what can be read")
+		return "it could not be repaired; reset the node, or save what can be read"
 	}
-	return errs.WithHint(err, fmt.Sprintf("dmlayer fsck --repair %s", name))
+	return fmt.Sprintf("dmlayer fsck --repair %s; of an image's layer, remove it and load it again", name)
 }
 
 func (a *app) newTrim() *cobra.Command {

@@ -109,7 +109,7 @@ func (p *loadProgress) show(e image.Event) {
 	switch {
 	case e.Stage == image.StageExists:
 		p.line(name + ": exists")
-	case e.Stage == image.StageUnpack && e.Done >= e.Total:
+	case e.Stage == image.StageDone:
 		p.line(fmt.Sprintf("%s: unpacked %s", name, humanSize(e.Total)))
 	case p.terminal && p.now().Sub(p.last) >= redraw:
 		p.last, p.drawn = p.now(), true

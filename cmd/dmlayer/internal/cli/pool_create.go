@@ -1,8 +1,11 @@
 package cli
 
 import (
+	"cmp"
+
 	"github.com/spf13/cobra"
 
+	"github.com/dmlayer/dmlayer/internal/run"
 	"github.com/dmlayer/dmlayer/pool"
 )
 
@@ -35,6 +38,10 @@ directory. NAME is that of --pool where it is not given. Prints the pool's name.
 				return err
 			}
 			if err := a.needRoot(cmd); err != nil {
+				return err
+			}
+			// The first node needs it; a pool that cannot have one is better not made.
+			if _, err := run.Look("mkfs." + cmp.Or(o.spec.FS, "ext4")); err != nil {
 				return err
 			}
 			if err := pool.Create(cmd.Context(), a.dirs(), o.spec); err != nil {
