@@ -159,6 +159,25 @@ func (f *file) extend(st unix.Stat_t) error {
 	return nil
 }
 
+// mappedVersion reads the version where the file is mapped and no transaction of this process runs, and is
+// 0 otherwise. A store that was replaced meanwhile is noticed by the next transaction.
+func (f *file) mappedVersion() (version uint64) {
+	if !f.mu.TryLock() {
+		return 0
+	}
+	defer f.mu.Unlock()
+	if f.db == nil {
+		return 0
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			version = 0 // damaged; whoever opens it will say so
+		}
+	}()
+	return versionOf(f.db)
+}
+
 // versionOf returns the version of the file as it is now, which is mapped: it need not be the one that
 // bbolt's memory belongs to.
 func versionOf(db *bbolt.DB) (version uint64) {

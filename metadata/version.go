@@ -31,6 +31,9 @@ const (
 // A transaction that is being committed may be seen or not, so ask while holding whatever lock keeps
 // the record in question from changing.
 func (s *Store) Version() (uint64, error) {
+	if v := s.mappedVersion(); v != 0 {
+		return v, nil
+	}
 	fd, err := unix.Open(s.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		err = errs.ErrNotFound
