@@ -210,8 +210,7 @@ func TestHammer(t *testing.T) {
 	}
 }
 
-// TestHammerKilled kills half of the processes somewhere in the middle, at a point of their work that is
-// drawn by lot. The others notice nothing.
+// TestHammerKilled kills half of the processes at any moment of their work. The others notice nothing.
 func TestHammerKilled(t *testing.T) {
 	for _, fs := range fileSystems {
 		t.Run(fs, func(t *testing.T) {
@@ -220,10 +219,10 @@ func TestHammerKilled(t *testing.T) {
 			children := make([]*pooltest.Child, hammerers)
 			for i := range children {
 				j := pooltest.Job{Op: "hammer", Dirs: w.e.Dirs, Pool: w.e.Name, Args: []string{strconv.Itoa(i), strconv.Itoa(100 + i), hammerRounds(t)}}
-				if i%2 == 1 {
-					j.Action, j.Hit = pooltest.ActionKill, 1+rnd.IntN(60)
-				}
 				children[i] = pooltest.Start(t, j)
+				if i%2 == 1 {
+					children[i].KillSoon(1 + rnd.IntN(60))
+				}
 			}
 			for i, c := range children {
 				if err, killed := c.Wait(); err != nil || killed && i%2 == 0 {

@@ -281,7 +281,9 @@ func acked(r *pooltest.Replay, n int) (count int, where string) {
 }
 
 // TestPowerCut cuts the power after each acknowledged operation, at the points where the order of writes
-// matters most, and at random.
+// matters most, and at random. Among the cuts are interleavings 8 (after create_snap, before the record), 9
+// (while a window of ids is being reserved) and 28 (a VM closes its raw disk without a flush, and the disk
+// itself becomes a layer).
 func TestPowerCut(t *testing.T) {
 	dirs := pooltest.Dirs(t)
 	disk := pooltest.NewDisk(t, dirs.Root, 512<<20)

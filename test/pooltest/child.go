@@ -158,6 +158,7 @@ type Child struct {
 	read chan struct{} // closed when the pipe has ended
 
 	mu     sync.Mutex
+	killAt int // number of hits
 	hits   []string
 	result string // the last line
 	status unix.WaitStatus
@@ -205,6 +206,9 @@ func (c *Child) collect(r *os.File) {
 		if hit, ok := strings.CutPrefix(lines.Text(), "hit "); ok {
 			c.hits = append(c.hits, hit)
 			Reached(hit)
+			if len(c.hits) == c.killAt {
+				_ = unix.Kill(c.pid, unix.SIGKILL)
+			}
 		} else {
 			c.result = lines.Text()
 		}
@@ -285,6 +289,14 @@ func (c *Child) Succeed() {
 	if err, killed := c.Wait(); err != nil || killed {
 		c.t.Fatalf("child %q: killed %v, %v", c.job.Op, killed, err)
 	}
+}
+
+// KillSoon kills the child when it is heard to have reached its n-th point: by then it is somewhere else,
+// nobody knows where.
+func (c *Child) KillSoon(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.killAt = max(n, len(c.hits)+1)
 }
 
 // Hits returns the points that the child has reached, in order.
