@@ -121,6 +121,9 @@ func (s *Store) resize(ctx context.Context, name string, size int64) error {
 	}
 	// The record comes first: mounting then finishes whatever a crash cuts short.
 	if size > n.Size {
+		if err := errors.Join(o.Writable(), o.NoSpace()); err != nil {
+			return err // the file system could not grow
+		}
 		n.Size = size
 		err = o.update(ctx, func(tx *metadata.Tx) error {
 			if err := stillSame(tx, n); err != nil {
@@ -136,7 +139,7 @@ func (s *Store) resize(ctx context.Context, name string, size int64) error {
 	if err := pointResizeRecord.Hit(); err != nil {
 		return err
 	}
-	return o.grow(ctx, n)
+	return o.explainFull(o.grow(ctx, n))
 }
 
 // grow brings device and file system to the recorded size.

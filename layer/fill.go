@@ -161,7 +161,7 @@ func (s *Store) tryLayer(ctx context.Context, name string, lo LayerOptions, fill
 	if n.ID, err = o.snapshotOf(ctx, parent); err != nil {
 		return Node{}, err
 	}
-	if err = o.fillLayer(ctx, n, fill); err == nil {
+	if err = o.explainFull(o.fillLayer(ctx, n, fill)); err == nil {
 		n, err = o.record(ctx, n, parent)
 	}
 	if err != nil {

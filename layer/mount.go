@@ -59,7 +59,7 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 		return Mounted{}, errs.WithHint(err, "make the directory, or leave it out for the default")
 	}
 	m := Mounted{Dir: place, ReadOnly: readOnly}
-	err = o.mountOn(ctx, n, place, readOnly, mo.Options)
+	err = o.explainFull(o.mountOn(ctx, n, place, readOnly, mo.Options))
 	if err != nil && dir == "" {
 		_ = unix.Rmdir(place) // unless something is mounted there
 	}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"slices"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
@@ -29,6 +31,9 @@ type backing interface {
 	detached(ctx context.Context) error
 	// remove takes away what create made. What is not there is no error.
 	remove(ctx context.Context) error
+	// under tells whether the running pool lies on this backing. What is not there any more cannot lie under
+	// anything else.
+	under(dm *devmapper.Client) (bool, error)
 	// paths returns what an attached backing's devices are called, "" where they are not.
 	paths(ctx context.Context) (data, metadata string, err error)
 }
@@ -78,6 +83,12 @@ func (l loopback) create(ctx context.Context) error {
 }
 
 func (l loopback) attach(ctx context.Context) (a attached, err error) {
+	for _, path := range []string{l.files.metadata(), l.files.data()} {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			err := fmt.Errorf("%s is missing: %w", path, errs.ErrDamaged)
+			return a, errs.WithHint(err, "put the file back; without it the pool's content is lost")
+		}
+	}
 	meta, err := l.loop(ctx, l.files.metadata())
 	if err != nil {
 		return a, err
@@ -97,6 +108,34 @@ func (l loopback) attach(ctx context.Context) (a attached, err error) {
 		_ = a.close()
 	}
 	return a, err
+}
+
+// under looks at the files behind the loop devices of the running pool: those of a copy of the folder are
+// others.
+func (l loopback) under(dm *devmapper.Client) (bool, error) {
+	for path, uuid := range map[string]devmapper.UUID{
+		l.files.data():     deviceUUID(l.record.UUID, suffixPool),
+		l.files.metadata(): deviceUUID(l.record.UUID, suffixMetadata),
+	} {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		found, err := fsutil.FindLoops(path)
+		if err != nil {
+			return false, err
+		}
+		deps, err := dm.Deps(devmapper.ByUUID(uuid))
+		if err != nil {
+			return false, err
+		}
+		if !slices.ContainsFunc(found, func(f fsutil.LoopInfo) bool {
+			dev, err := fsutil.DevNumOf(f.Path)
+			return err == nil && slices.Contains(deps, devmapper.DevNum(dev))
+		}) {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 func sizeOf(l *fsutil.Loop) (int64, error) {

@@ -39,6 +39,7 @@ type Pool struct {
 
 	mu          sync.Mutex
 	idleHolders []*lockfile.Holder
+	verified    devmapper.DevNum // of the running pool that was found to be ours
 	closed      bool
 	record      metadata.Pool // as it was when the pool was opened: only what never changes is used
 }
@@ -251,7 +252,36 @@ func (s *Session) look() error {
 	if s.p.startDied() {
 		return devmapper.ErrNotFound
 	}
+	if err := s.p.ours(info.Dev); err != nil {
+		return err
+	}
 	s.Thin, s.Device, s.Status = thin, info.Dev, st
+	return nil
+}
+
+// ours is ErrDamaged where the running pool of our UUID lies on other files than this folder's: one of
+// the two is a copy of the other. It is looked at once for each device that the pool gets.
+func (p *Pool) ours(dev devmapper.DevNum) error {
+	p.mu.Lock()
+	known := p.verified == dev
+	p.mu.Unlock()
+	if known {
+		return nil
+	}
+	b, err := p.backing()
+	if err != nil {
+		return err
+	}
+	under, err := b.under(p.dm)
+	if err != nil {
+		return kernelError(err)
+	}
+	if !under {
+		return p.mispaired("the pool that runs lies on other files: %s is a copy of its folder, or the other way round", p.files.dir())
+	}
+	p.mu.Lock()
+	p.verified = dev
+	p.mu.Unlock()
 	return nil
 }
 

@@ -273,6 +273,14 @@ func Stop(ctx context.Context, dirs Dirs, name string) error {
 // under it. The start/stop lock is held exclusively, so nobody makes new ones.
 func (s *Session) deactivateAll(ctx context.Context) error {
 	p := s.p
+	// A copy of the folder has the same UUIDs, and nothing running.
+	info, err := p.dm.Info(devmapper.ByUUID(deviceUUID(p.record.UUID, suffixPool)))
+	if err == nil && info.Active {
+		err = p.ours(info.Dev)
+	}
+	if err != nil && !errors.Is(err, devmapper.ErrNotFound) {
+		return kernelError(err)
+	}
 	list, err := p.dm.List(devmapper.UUID(uuidPrefix(p.record.UUID)))
 	if err != nil {
 		return kernelError(err)

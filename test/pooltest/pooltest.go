@@ -274,11 +274,19 @@ func (e *Env) claimed(r *records, id uint64) bool {
 // LockFile returns the pool's lock file, which also holds the cursor of thin ids.
 func (e *Env) LockFile(t testing.TB) string {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(e.Dirs.Run, "lock", e.Name+"-*"))
-	if err != nil || len(paths) != 1 {
-		t.Fatalf("lock files: %v, %v", paths, err)
+	path, err := e.lockFile()
+	if err != nil {
+		t.Fatal(err)
 	}
-	return paths[0]
+	return path
+}
+
+func (e *Env) lockFile() (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(e.Dirs.Root, &st); err != nil {
+		return "", fmt.Errorf("root directory %s: %w", e.Dirs.Root, err)
+	}
+	return filepath.Join(e.Dirs.Run, "lock", fmt.Sprintf("%s-%x-%x", e.Name, st.Dev, st.Ino)), nil
 }
 
 // checkState looks for marks of what was going on when somebody died, which recovery takes away, and for
@@ -289,11 +297,11 @@ func (e *Env) checkState(r *records) error {
 	if _, err := os.Lstat(filepath.Join(state, "starting")); err == nil {
 		all = errors.Join(all, errors.New("the mark of a start was left behind"))
 	}
-	paths, err := filepath.Glob(filepath.Join(e.Dirs.Run, "lock", e.Name+"-*"))
-	if err != nil || len(paths) != 1 {
-		return errors.Join(all, err, fmt.Errorf("lock files: %v", paths))
+	path, err := e.lockFile()
+	if err != nil {
+		return errors.Join(all, err)
 	}
-	lock, err := os.ReadFile(paths[0])
+	lock, err := os.ReadFile(path)
 	if err != nil {
 		return errors.Join(all, err)
 	}

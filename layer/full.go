@@ -1,0 +1,32 @@
+package layer
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+// hostReserve is how little room on the host's file system makes it the likely cause of an I/O error.
+const hostReserve = 8 << 20
+
+// explainFull gives an error its class where it came from a pool or a host file system that has no room:
+// the file system on top only saw an I/O error.
+func (o *op) explainFull(err error) error {
+	if err == nil || !(errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS)) {
+		return err
+	}
+	if st, serr := o.Thin.Status(); serr == nil && st.Mode == thinpool.ModeOutOfDataSpace {
+		return errs.WithHint(fmt.Errorf("%w: pool %q is out of data space: %w", err, o.s.pool.Name(), errs.ErrNoSpace),
+			"remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+	}
+	if free, ferr := fsutil.FreeSpace(o.s.pool.BlobDir()); ferr == nil && free < hostReserve {
+		return errs.WithHint(fmt.Errorf("%w: the file system under the pool's files is full: %w", err, errs.ErrNoSpace),
+			"free space on the file system of the root directory")
+	}
+	return err
+}
