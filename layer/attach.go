@@ -148,19 +148,10 @@ func replaceLink(target, link string) error {
 
 // setForeign records whether strangers may have written the node's file system.
 func (o *op) setForeign(ctx context.Context, n *metadata.Node, foreign bool) error {
-	err := o.update(ctx, func(tx *metadata.Tx) error {
-		now, err := tx.NodeByKey(n.Key)
-		if err != nil {
-			return err
-		}
-		now.Foreign = foreign
-		*n = now
-		return tx.PutNode(now)
-	})
-	if err != nil {
+	n.Foreign = foreign
+	if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Foreign = foreign }); err != nil {
 		return err
 	}
-	o.remember(*n)
 	return pointAttachForeign.Hit()
 }
 
@@ -177,19 +168,10 @@ func trusted(n metadata.Node) error {
 // Detach takes a node's device back that Attach gave out. ErrBusy while somebody has it open; a node
 // that is not attached is ErrNotFound.
 func (s *Store) Detach(ctx context.Context, name string) error {
-	return opError("detach", name, s.detach(ctx, name))
+	return opError("detach", name, s.withNode(ctx, s.begin, name, (*op).detach))
 }
 
-func (s *Store) detach(ctx context.Context, name string) error {
-	o, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer o.Exit()
-	n, err := o.lockNode(ctx, name)
-	if err != nil {
-		return err
-	}
+func (o *op) detach(n metadata.Node) error {
 	held, err := o.claims(n.ID)
 	if err != nil {
 		return err

@@ -99,21 +99,12 @@ func (s *Store) Resize(ctx context.Context, name string, size int64) error {
 	if err := checkSize("node", name, size); err != nil {
 		return err
 	}
-	return opError("resize", name, s.resize(ctx, name, size))
+	return opError("resize", name, s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error { return o.resize(ctx, n, size) }))
 }
 
-func (s *Store) resize(ctx context.Context, name string, size int64) error {
-	o, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer o.Exit()
-	n, err := o.lockNode(ctx, name)
-	if err != nil {
-		return err
-	}
+func (o *op) resize(ctx context.Context, n metadata.Node, size int64) error {
 	if n.Kind == metadata.KindLayer {
-		return fmt.Errorf("%q is a layer, which never changes: %w", name, errs.ErrInvalid)
+		return fmt.Errorf("%q is a layer, which never changes: %w", n.Name, errs.ErrInvalid)
 	}
 	if size < n.Size {
 		err := fmt.Errorf("%d is less than the present size, %d: %w", size, n.Size, errs.ErrInvalid)
@@ -125,16 +116,9 @@ func (s *Store) resize(ctx context.Context, name string, size int64) error {
 			return err // the file system could not grow
 		}
 		n.Size = size
-		err = o.update(ctx, func(tx *metadata.Tx) error {
-			if err := stillSame(tx, n); err != nil {
-				return err
-			}
-			return tx.PutNode(n)
-		})
-		if err != nil {
+		if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Size = size }); err != nil {
 			return err
 		}
-		o.remember(n)
 	}
 	if err := pointResizeRecord.Hit(); err != nil {
 		return err
@@ -194,50 +178,31 @@ func (s *Store) Rename(ctx context.Context, old, new string) error {
 	if err := pool.ValidateName("node", new); err != nil {
 		return err
 	}
-	return opError("rename", old, s.rename(ctx, old, new))
+	return opError("rename", old, s.withNode(ctx, s.begin, old, func(o *op, n metadata.Node) error { return o.rename(ctx, n, new) }))
 }
 
-func (s *Store) rename(ctx context.Context, old, new string) error {
-	o, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer o.Exit()
-	n, err := o.lockNode(ctx, old)
-	if err != nil {
-		return err
-	}
+func (o *op) rename(ctx context.Context, n metadata.Node, new string) error {
 	held, err := o.claims(n.ID)
 	if err != nil {
 		return err
 	}
 	if len(held) > 0 {
-		return errs.WithHint(fmt.Errorf("%s %q is attached under its name: %w", n.Kind, old, errs.ErrBusy), "dmlayer detach "+old)
+		return errs.WithHint(fmt.Errorf("%s %q is attached under its name: %w", n.Kind, n.Name, errs.ErrBusy), "dmlayer detach "+n.Name)
 	}
-	err = o.edit(ctx, n.Key, func(n *metadata.Node) { n.Name = new })
-	if err != nil {
+	if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Name = new }); err != nil {
 		return err
 	}
-	s.hints.drop(old)
+	o.s.hints.drop(n.Name)
 	return pointRenameRecord.Hit()
 }
 
 // Label sets and removes labels of a node.
 func (s *Store) Label(ctx context.Context, name string, set map[string]string, remove []string) error {
-	return opError("label", name, s.label(ctx, name, set, remove))
+	return opError("label", name, s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error { return o.label(ctx, n, set, remove) }))
 }
 
-func (s *Store) label(ctx context.Context, name string, set map[string]string, remove []string) error {
-	o, err := s.begin(ctx)
-	if err != nil {
-		return err
-	}
-	defer o.Exit()
-	n, err := o.lockNode(ctx, name)
-	if err != nil {
-		return err
-	}
-	err = o.edit(ctx, n.Key, func(n *metadata.Node) {
+func (o *op) label(ctx context.Context, n metadata.Node, set map[string]string, remove []string) error {
+	err := o.edit(ctx, n.Key, func(n *metadata.Node) {
 		labels := maps.Clone(n.Labels)
 		if labels == nil {
 			labels = map[string]string{}
@@ -273,22 +238,17 @@ func (o *op) edit(ctx context.Context, key metadata.Key, change func(*metadata.N
 // Fsck checks the file system of a node that is not in use, and repairs it if told to. A layer is
 // only ever checked.
 func (s *Store) Fsck(ctx context.Context, name string, repair bool) (FsckResult, error) {
-	r, err := s.fsck(ctx, name, repair)
+	var r FsckResult
+	err := s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) (err error) {
+		r, err = o.fsck(ctx, n, repair)
+		return err
+	})
 	return r, opError("check", name, err)
 }
 
-func (s *Store) fsck(ctx context.Context, name string, repair bool) (FsckResult, error) {
-	o, err := s.begin(ctx)
-	if err != nil {
-		return FsckResult{}, err
-	}
-	defer o.Exit()
-	n, err := o.lockNode(ctx, name)
-	if err != nil {
-		return FsckResult{}, err
-	}
+func (o *op) fsck(ctx context.Context, n metadata.Node, repair bool) (FsckResult, error) {
 	if repair && n.Kind == metadata.KindLayer {
-		return FsckResult{}, fmt.Errorf("%q is a layer, which never changes: %w", name, errs.ErrInvalid)
+		return FsckResult{}, fmt.Errorf("%q is a layer, which never changes: %w", n.Name, errs.ErrInvalid)
 	}
 	if err := o.quiesce(n); err != nil {
 		return FsckResult{}, err
@@ -312,20 +272,15 @@ func (s *Store) fsck(ctx context.Context, name string, repair bool) (FsckResult,
 // Trim gives the blocks that a mounted node's file system does not use back to the pool, and returns
 // the bytes that the file system passed down. ErrNotFound where the node is not mounted.
 func (s *Store) Trim(ctx context.Context, name string) (uint64, error) {
-	n, err := s.trim(ctx, name)
-	return n, opError("trim", name, err)
+	var trimmed uint64
+	err := s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) (err error) {
+		trimmed, err = o.trim(ctx, n)
+		return err
+	})
+	return trimmed, opError("trim", name, err)
 }
 
-func (s *Store) trim(ctx context.Context, name string) (uint64, error) {
-	o, err := s.begin(ctx)
-	if err != nil {
-		return 0, err
-	}
-	defer o.Exit()
-	n, err := o.lockNode(ctx, name)
-	if err != nil {
-		return 0, err
-	}
+func (o *op) trim(ctx context.Context, n metadata.Node) (uint64, error) {
 	mounts, err := o.mountsOf(n.ID)
 	if err != nil {
 		return 0, err
@@ -336,7 +291,7 @@ func (s *Store) trim(ctx context.Context, name string) (uint64, error) {
 		}
 	}
 	if len(mounts) > 0 {
-		return 0, fmt.Errorf("%s %q is mounted read-only: %w", n.Kind, name, errs.ErrInvalid)
+		return 0, fmt.Errorf("%s %q is mounted read-only: %w", n.Kind, n.Name, errs.ErrInvalid)
 	}
-	return 0, errs.WithHint(fmt.Errorf("%s %q is not mounted: %w", n.Kind, name, errs.ErrNotFound), "dmlayer mount "+name)
+	return 0, errs.WithHint(fmt.Errorf("%s %q is not mounted: %w", n.Kind, n.Name, errs.ErrNotFound), "dmlayer mount "+n.Name)
 }

@@ -93,6 +93,20 @@ func (o *op) lockNode(ctx context.Context, name string) (metadata.Node, error) {
 	}
 }
 
+// withNode runs fn on a node whose lock is held.
+func (s *Store) withNode(ctx context.Context, begin func(context.Context) (*op, error), name string, fn func(o *op, n metadata.Node) error) error {
+	o, err := begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer o.Exit()
+	n, err := o.lockNode(ctx, name)
+	if err != nil {
+		return err
+	}
+	return fn(o, n)
+}
+
 // lockPair is lockNode for a node and the one it is made from; both locks are taken in ascending
 // order of their ids. other is called inside the transaction.
 func (o *op) lockPair(ctx context.Context, name string, other func(tx *metadata.Tx, n metadata.Node) (metadata.Node, error)) (n, m metadata.Node, err error) {

@@ -24,20 +24,7 @@ var (
 // crash from then on, the node is gone. A parent of living nodes, a node that a document holds, or one
 // in use is ErrBusy, and names who.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	return opError("remove", name, s.remove(ctx, name))
-}
-
-func (s *Store) remove(ctx context.Context, name string) error {
-	o, err := s.beginWrite(ctx)
-	if err != nil {
-		return err
-	}
-	defer o.Exit()
-	n, err := o.lockNode(ctx, name)
-	if err != nil {
-		return err
-	}
-	return o.removeLocked(ctx, n)
+	return opError("remove", name, s.withNode(ctx, s.beginWrite, name, func(o *op, n metadata.Node) error { return o.removeLocked(ctx, n) }))
 }
 
 // removeLocked removes a node whose lock is held.

@@ -262,13 +262,6 @@ func (tx *Tx) Children(key Key) ([]Node, error) {
 	return nodes, nil
 }
 
-// HasChildren tells whether any node descends directly from key.
-func (tx *Tx) HasChildren(key Key) bool {
-	prefix := u64(key)
-	k, _ := tx.b.Bucket(bucketChildren).Cursor().Seek(prefix)
-	return bytes.HasPrefix(k, prefix)
-}
-
 // Named tells whether a record or a tombstone names the thin id.
 func (tx *Tx) Named(id ThinID) bool {
 	if tx.Tombstone(id) {
