@@ -178,12 +178,23 @@ func (p *Pool) exclusive(ctx context.Context, op string) (*Session, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.holder.Lock(ctx, at(offsetStartStop), lockfile.Exclusive); err != nil {
-		s.Exit()
-		return nil, fmt.Errorf("%s pool %q: waiting for operations that run: %w", op, p.files.name, err)
+	bounded, cancel := context.WithTimeout(ctx, exclusiveWait)
+	defer cancel()
+	err = s.holder.Lock(bounded, at(offsetStartStop), lockfile.Exclusive)
+	if err == nil {
+		return s, nil
 	}
-	return s, nil
+	s.Exit()
+	if bounded.Err() != nil && ctx.Err() == nil {
+		err := fmt.Errorf("%s pool %q: an operation on it is running, such as the loading of an image: %w", op, p.files.name, errs.ErrBusy)
+		return nil, errs.WithHint(err, "wait for it to end, or end it")
+	}
+	return nil, fmt.Errorf("%s pool %q: waiting for operations that run: %w", op, p.files.name, err)
 }
+
+// exclusiveWait is for how long stop, destroy and create wait for operations that run: the short ones end
+// by then, and for a long one nobody wants to wait without a word.
+const exclusiveWait = 10 * time.Second
 
 // clearPlace takes away what a dead Create or Destroy left of the name; a living pool is ErrExists.
 func (s *Session) clearPlace(ctx context.Context) error {
