@@ -182,7 +182,7 @@ func TestInterleaving26ClaimedMeanwhile(t *testing.T) {
 		b.Continue()
 		b.Succeed()
 		a.Succeed()
-		sc.handedOut()
+		sc.handedOut("x-s")
 		must(t, sc.s.Detach(sc.ctx, "x-s"))
 		sc.cleanUp(t)
 		// The other way round: A has claimed and has no device yet.
@@ -191,19 +191,28 @@ func TestInterleaving26ClaimedMeanwhile(t *testing.T) {
 		a.Continue()
 		a.Succeed()
 		sc.open()
-		sc.handedOut()
+		sc.handedOut("x-s")
+		// Those who share a claimed device leave it when they are done with it.
+		_, err := sc.s.Attach(sc.ctx, "top", true)
+		must(t, err)
+		must(t, sc.holds(sc.ctx, "top", topFiles))
+		mount(t, sc.s, "top")
+		unmount(t, sc.s, "top")
+		sc.open()
+		sc.handedOut("top")
+		must(t, sc.s.Detach(sc.ctx, "top"))
 	})
 }
 
-// handedOut checks that the path of the attached snapshot leads to its device.
-func (sc *scene) handedOut() {
+// handedOut checks that the path of an attached node leads to its device.
+func (sc *scene) handedOut(name string) {
 	sc.t.Helper()
-	f, err := os.Open(filepath.Join(sc.e.Dirs.Run, "dev", sc.e.Name, "x-s"))
+	f, err := os.Open(filepath.Join(sc.e.Dirs.Run, "dev", sc.e.Name, name))
 	must(sc.t, err)
 	defer f.Close()
 	dev, err := fsutil.DevNumOfFile(f)
 	must(sc.t, err)
-	if want := sc.device("x-s").Dev; dev.Major != want.Major || dev.Minor != want.Minor {
+	if want := sc.device(name).Dev; dev.Major != want.Major || dev.Minor != want.Minor {
 		sc.t.Errorf("the path leads to %v, the device is %v", dev, want)
 	}
 }
@@ -254,7 +263,7 @@ func TestMoveAttached(t *testing.T) {
 		must(t, err)
 		_, err = sc.s.Commit(sc.ctx, "x-s", "x-l", layer.CommitOptions{Move: true})
 		mustFail(t, err, layer.ErrBusy)
-		sc.handedOut()
+		sc.handedOut("x-s")
 		must(t, sc.s.Detach(sc.ctx, "x-s"))
 	})
 }

@@ -106,12 +106,16 @@ func (sc *scene) device(name string) devmapper.Info {
 // touched nothing of it.
 func TestInterleaving01OpenWhileUnpacking(t *testing.T) {
 	play(t, func(t *testing.T, sc *scene) {
-		a := sc.stopped("fill", "layer.fill.mounted")
-		sc.open()
-		makeSnapshot(t, sc.s, "x-other", "base")
-		a.Continue()
-		a.Succeed()
-		sc.mustBe(t, sc.ops["fill"], true)
+		// Before it has a device, while it is mounted, and when its device is gone again.
+		for _, point := range []string{"layer.create.thin-created", "layer.fill.mounted", "layer.fill.flushed"} {
+			a := sc.stopped("fill", point)
+			sc.open()
+			makeSnapshot(t, sc.s, "x-other", "base")
+			a.Continue()
+			a.Succeed()
+			sc.mustBe(t, sc.ops["fill"], true)
+			sc.cleanUp(t)
+		}
 	})
 }
 
