@@ -299,7 +299,7 @@ func TestLoadAgainstRemoval(t *testing.T) {
 	})
 	t.Run("for ever", func(t *testing.T) {
 		s := newFakeStore(t)
-		s.beforeUpdate = func() { s.Remove(context.Background(), appImage.layerName(1)) }
+		s.beforeUpdate = func() { _ = s.Remove(context.Background(), appImage.layerName(1)) }
 		if _, err := load(t.Context(), s, source, LoadOptions{}); !errors.Is(err, errVanished) {
 			t.Errorf("load: %v", err)
 		}

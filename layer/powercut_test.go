@@ -250,11 +250,12 @@ func (st *stage) check(t *testing.T, where string, acked int, steps []step) {
 	if err != nil {
 		t.Fatalf("%s: %v", where, err)
 	}
-	before, after := contents{}, contents{}
+	before := contents{}
 	if acked > 0 {
 		before = steps[acked-1].want
 	}
-	if after = before; acked < len(steps) {
+	after := before
+	if acked < len(steps) {
 		after = steps[acked].want
 	}
 	if !have.same(before) && !have.same(after) {
