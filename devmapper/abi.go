@@ -91,6 +91,7 @@ const (
 	listFlagHasUUID     = 1
 	listFlagDoesntHave  = 2
 	firstBuffer         = 16 << 10
+	shortBuffer         = 2 << 10 // the lines of one or two targets
 	maxBuffer           = 1 << 30 // the kernel refuses more
 	requestMajor        = 4
 	requestMinor        = 0
@@ -118,6 +119,7 @@ type request struct {
 	text    string // of a message
 	payload []byte
 	reply   bool // a payload comes back
+	short   bool // which is mostly short
 	once    bool // must not be repeated with a larger buffer
 }
 

@@ -134,6 +134,9 @@ func (c *Client) do(ctx context.Context, r *request) (reply, error) {
 	if r.reply {
 		size = firstBuffer
 	}
+	if r.short {
+		size = shortBuffer
+	}
 	for {
 		buf := r.encode(size)
 		rep, err := c.issue(ctx, r, buf)

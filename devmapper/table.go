@@ -165,7 +165,7 @@ func (c *Client) lines(op string, ref Ref, flags uint32) ([]TargetStatus, Info, 
 	if err != nil {
 		return nil, Info{}, err
 	}
-	r.flags, r.reply = flags, true
+	r.flags, r.reply, r.short = flags, true, true
 	rep, err := c.do(context.Background(), r)
 	if err != nil {
 		return nil, Info{}, err
@@ -219,7 +219,7 @@ func (c *Client) Deps(ref Ref) ([]DevNum, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.reply = true
+	r.reply, r.short = true, true
 	rep, err := c.do(context.Background(), r)
 	if err != nil {
 		return nil, err

@@ -82,8 +82,10 @@ func openDevice(path string, write bool, flags int) (*os.File, error) {
 		flags |= unix.O_RDWR
 	}
 	// O_EXCL without O_CREAT has its meaning for block devices only: look first.
-	if _, err := DevNumOf(path); err != nil {
-		return nil, err
+	if flags&unix.O_EXCL != 0 {
+		if _, err := DevNumOf(path); err != nil {
+			return nil, err
+		}
 	}
 	var fd int
 	err := retryEINTR(func() (err error) { fd, err = unix.Open(path, flags, 0); return err })

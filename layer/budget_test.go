@@ -31,7 +31,7 @@ var budgets = []struct {
 	}, layer.Cost{Ioctls: 14, Messages: 1, Syncs: 2}},
 	{"unmount", func(ctx context.Context, s *layer.Store) error {
 		return s.Unmount(ctx, "node")
-	}, layer.Cost{Ioctls: 3}},
+	}, layer.Cost{Ioctls: 2}},
 	{"commit", func(ctx context.Context, s *layer.Store) error {
 		_, err := s.Commit(ctx, "node", "still", layer.CommitOptions{})
 		return err

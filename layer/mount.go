@@ -209,9 +209,24 @@ func (s *Store) Unmount(ctx context.Context, nameOrDir string) error {
 }
 
 func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
+	nameless, err := s.unmountNode(ctx, nameOrDir)
+	if err != nil || !nameless {
+		return err
+	}
+	// A node that was removed while it was in use can go now.
 	o, err := s.begin(ctx)
 	if err != nil {
 		return err
+	}
+	defer o.Exit()
+	return o.recover(ctx)
+}
+
+// unmountNode unmounts; nameless says that the device has no node any more.
+func (s *Store) unmountNode(ctx context.Context, nameOrDir string) (nameless bool, err error) {
+	o, err := s.hold(ctx)
+	if err != nil {
+		return false, err
 	}
 	defer o.Exit()
 	var n metadata.Node
@@ -222,27 +237,27 @@ func (s *Store) unmount(ctx context.Context, nameOrDir string) error {
 		dir, err = o.onlyMount(n)
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	if n.Key != 0 {
 		if err := o.Mark(n.ID); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := fsutil.Unmount(ctx, dir, fsutil.UnmountOptions{}); err != nil {
-		return err
+		return false, err
 	}
 	if err := pointUnmounted.Hit(); err != nil {
 		o.KeepMark(n.ID)
-		return err
+		return false, err
 	}
 	if filepath.Dir(dir) == s.pool.MountDir() {
 		_ = unix.Rmdir(dir)
 	}
 	if n.Key == 0 {
-		return o.recover(ctx) // a node that was removed while it was in use
+		return true, nil
 	}
-	return o.release(n)
+	return false, o.release(n)
 }
 
 // onlyMount returns where a node is mounted. It looks at the default directory first, which spares

@@ -134,6 +134,15 @@ func (s *Store) reader(ctx context.Context) (*op, error) {
 	return &op{Session: session, s: s}, nil
 }
 
+// hold begins an operation that only takes devices away.
+func (s *Store) hold(ctx context.Context) (*op, error) {
+	session, err := s.pool.Hold(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &op{Session: session, s: s}, nil
+}
+
 // beginWrite begins an operation that sends messages to the pool.
 func (s *Store) beginWrite(ctx context.Context) (*op, error) {
 	o, err := s.begin(ctx)

@@ -221,6 +221,20 @@ func (p *Pool) Enter(ctx context.Context) (*Session, error) {
 	return s, nil
 }
 
+// Hold begins an operation on devices that are active, which keep the pool running: it holds the
+// start/stop lock shared and asks nothing. Thin, Device and Status are not set.
+func (p *Pool) Hold(ctx context.Context) (*Session, error) {
+	s, err := p.session(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.holder.Lock(ctx, at(offsetStartStop), lockfile.Shared); err != nil {
+		s.Exit()
+		return nil, fmt.Errorf("pool %q: %w", p.files.name, err)
+	}
+	return s, nil
+}
+
 func (s *Session) enter(ctx context.Context) error {
 	for {
 		if err := s.holder.Lock(ctx, at(offsetStartStop), lockfile.Shared); err != nil {
