@@ -182,12 +182,8 @@ func (s *Store) Rename(ctx context.Context, old, new string) error {
 }
 
 func (o *op) rename(ctx context.Context, n metadata.Node, new string) error {
-	held, err := o.claims(n.ID)
-	if err != nil {
+	if err := o.unclaimed(n); err != nil { // under its name
 		return err
-	}
-	if len(held) > 0 {
-		return errs.WithHint(fmt.Errorf("%s %q is attached under its name: %w", n.Kind, n.Name, errs.ErrBusy), "dmlayer detach "+n.Name)
 	}
 	if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Name = new }); err != nil {
 		return err

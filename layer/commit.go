@@ -65,7 +65,7 @@ func (o *op) unclaimed(n metadata.Node) error {
 	held, err := o.claims(n.ID)
 	if err == nil && len(held) > 0 {
 		err = fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy)
-		err = errs.WithHint(err, "dmlayer detach "+n.Name+", or commit without --move")
+		err = errs.WithHint(err, "dmlayer detach "+n.Name)
 	}
 	return err
 }

@@ -251,23 +251,16 @@ func (o *op) release(n metadata.Node) (err error) {
 // quiesce takes away the device of a node that must not be in use: ErrBusy names who uses it. The
 // node's lock is held, and stays held for as long as this must stay true.
 func (o *op) quiesce(n metadata.Node) error {
-	claims, err := o.claims(n.ID)
-	if err != nil {
+	if err := o.unclaimed(n); err != nil {
 		return err
 	}
-	if len(claims) > 0 {
-		return errs.WithHint(fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy), "dmlayer detach "+n.Name)
-	}
-	err = o.remove(n.ID)
+	err := o.remove(n.ID)
 	if !errors.Is(err, devmapper.ErrBusy) {
 		return err
 	}
 	info, err := o.dm().Info(o.ref(n.ID))
-	if errors.Is(err, devmapper.ErrNotFound) {
-		return nil
-	}
 	if err != nil {
-		return err
+		return notFoundIsNil(err)
 	}
 	return o.busy(n, info.Dev)
 }

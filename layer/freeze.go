@@ -61,7 +61,7 @@ func (o *op) snapshotFrozen(ctx context.Context, id metadata.ThinID, origin meta
 	return pointResumed.Hit()
 }
 
-// writeBack writes what is dirty on a device, mounted or not, so that the freeze has little to do.
+// writeBack writes what is dirty in the file system on a device, so that the freeze has little to do.
 func writeBack(d devmapper.DevNum) error {
 	mounts, err := fsutil.MountsOf(d.Major, d.Minor)
 	if err != nil || len(mounts) == 0 {

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
-	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -16,9 +15,6 @@ import (
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
 )
-
-// undoTimeout bounds an undo, which must run although its operation was cancelled.
-const undoTimeout = time.Minute
 
 // Store is a pool's nodes. It is safe for concurrent use, also together with other processes.
 type Store struct {
@@ -276,7 +272,7 @@ func (s *Store) forgetBelow(low metadata.ThinID, settled map[metadata.ThinID]boo
 
 // undoing runs an undo and joins its error with the cause's.
 func undoing(ctx context.Context, cause error, undo func(ctx context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	ctx, cancel := pool.UndoContext(ctx)
 	defer cancel()
 	if err := undo(ctx); err != nil {
 		// As text: the error's class is the cause's.

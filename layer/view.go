@@ -6,6 +6,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
 )
 
 // View mounts nodes read-only for this process alone while fn runs. A layer is activated read-only and
@@ -76,7 +77,7 @@ func (o *op) mountView(ctx context.Context, n metadata.Node) (*fsutil.Detached, 
 }
 
 func (s *Store) endView(ctx context.Context, v *view) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	ctx, cancel := pool.UndoContext(ctx)
 	defer cancel()
 	if err := v.mount.Close(); err != nil {
 		return opError("view", v.node.Name, err)

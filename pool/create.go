@@ -158,7 +158,7 @@ func Create(ctx context.Context, dirs Dirs, spec Spec) error {
 			_ = os.Remove(p.files.dir())
 			return fmt.Errorf("create pool %q: %w", spec.Name, kernelError(err))
 		}
-		undo, cancel := undoContext(ctx)
+		undo, cancel := UndoContext(ctx)
 		defer cancel()
 		return errors.Join(fmt.Errorf("create pool %q: %w", spec.Name, kernelError(err)), s.vanish(undo))
 	}
@@ -168,7 +168,8 @@ func Create(ctx context.Context, dirs Dirs, spec Spec) error {
 // undoTimeout bounds an undo, which must run although its operation was cancelled.
 const undoTimeout = time.Minute
 
-func undoContext(ctx context.Context) (context.Context, context.CancelFunc) {
+// UndoContext returns the context of an undo.
+func UndoContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 }
 

@@ -70,7 +70,7 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err == nil {
 		return p.unmarkStarting()
 	}
-	undo, cancel := undoContext(ctx)
+	undo, cancel := UndoContext(ctx)
 	defer cancel()
 	err = errors.Join(err, s.deactivateAll(undo), b.detached(undo))
 	return errors.Join(err, p.unmarkStarting())

@@ -12,8 +12,6 @@ import (
 	"github.com/dmlayer/dmlayer/thinpool"
 )
 
-const metadataBlock = 4096 // bytes; the kernel's unit of metadata
-
 // List returns the names of the pools under the root, sorted.
 func List(_ context.Context, dirs Dirs) ([]string, error) {
 	entries, err := os.ReadDir(files{dirs: dirs}.poolsDir())
@@ -110,7 +108,7 @@ func (p *Pool) measure(ctx context.Context, st *Status, r metadata.Pool, k thinp
 	}
 	bytes := func(n uint64, unit int64) *int64 { v := int64(n) * unit; return &v }
 	st.DataUsed, st.DataTotal = bytes(k.UsedData, r.BlockSize), bytes(k.TotalData, r.BlockSize)
-	st.MetadataUsed, st.MetadataTotal = bytes(k.UsedMetadata, metadataBlock), bytes(k.TotalMetadata, metadataBlock)
+	st.MetadataUsed, st.MetadataTotal = bytes(k.UsedMetadata, thinpool.MetadataBlockSize), bytes(k.TotalMetadata, thinpool.MetadataBlockSize)
 	st.TransactionID = &k.TransactionID
 	taken, err := p.snapshotsTaken(r)
 	if err != nil {
