@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"os"
-	"regexp"
+	"maps"
 	"time"
 
 	"github.com/dmlayer/dmlayer/fsutil"
@@ -21,91 +19,6 @@ var (
 	pointLayerFlushed = fault.New("layer.fill.flushed")
 	pointLayerDone    = fault.New("layer.fill.recorded")
 )
-
-// LayerWriter is what CreateLayer hands to the function that fills a layer. It is not safe for
-// concurrent use.
-type LayerWriter struct {
-	root  string
-	store *Store
-	id    metadata.ThinID
-	open  []*os.File
-}
-
-// Root returns the directory where the new layer is mounted, for this process alone. It must not be
-// used after fill has returned.
-func (w *LayerWriter) Root() string { return w.root }
-
-var blobKind = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-
-// Blob makes a side file that is kept with the layer and goes with it. It is durable before the layer
-// is recorded. Closing it is optional.
-func (w *LayerWriter) Blob(kind string) (io.WriteCloser, error) {
-	if !blobKind.MatchString(kind) {
-		return nil, fmt.Errorf("side file %q: %w", kind, errs.ErrInvalid)
-	}
-	if err := os.MkdirAll(w.store.blobDir(w.id), 0o700); err != nil {
-		return nil, fmt.Errorf("side file %q: %w", kind, err)
-	}
-	f, err := os.OpenFile(w.store.blobPath(w.id, kind), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("side file %q: %w", kind, err)
-	}
-	w.open = append(w.open, f)
-	return nopCloser{f}, nil
-}
-
-// nopCloser leaves the closing to finish, which syncs first.
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
-
-// finish makes the side files durable.
-func (w *LayerWriter) finish() error {
-	if len(w.open) == 0 {
-		return nil
-	}
-	var all error
-	for _, f := range w.open {
-		all = errors.Join(all, f.Sync(), f.Close())
-	}
-	w.open = nil
-	return errors.Join(all, fsutil.SyncDir(w.store.blobDir(w.id)), fsutil.SyncDir(w.store.pool.BlobDir()))
-}
-
-// abandon closes the side files of a layer that will not be.
-func (w *LayerWriter) abandon() {
-	for _, f := range w.open {
-		_ = f.Close()
-	}
-}
-
-// OpenBlob opens a side file of a node. Errors: ErrNotFound.
-func (s *Store) OpenBlob(ctx context.Context, name, kind string) (io.ReadCloser, error) {
-	o, err := s.reader(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer o.Exit()
-	var n metadata.Node
-	err = o.view(ctx, func(tx *metadata.Tx) error {
-		n, err = lookup(tx, name)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	if !blobKind.MatchString(kind) {
-		return nil, fmt.Errorf("side file %q of %q: %w", kind, name, errs.ErrInvalid)
-	}
-	f, err := os.Open(s.blobPath(n.ID, kind))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("side file %q of %q: %w", kind, name, errs.ErrNotFound)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("side file %q of %q: %w", kind, name, err)
-	}
-	return f, nil
-}
 
 // CreateLayer makes an immutable layer. fill writes into the root directory of the new device, which
 // is mounted for this process alone; when it returns nil, everything is synced, flushed and recorded.
@@ -153,7 +66,7 @@ func (s *Store) tryLayer(ctx context.Context, name string, lo LayerOptions, fill
 	}
 	n := metadata.Node{
 		Name: name, Kind: metadata.KindLayer, Parent: parent.Key, Size: max(lo.Size, parent.Size), FS: parent.FS,
-		Created: time.Now().UTC(), Labels: lo.Labels, Attrs: lo.Attrs, Foreign: parent.Foreign,
+		Created: time.Now().UTC(), Labels: lo.Labels, Attrs: maps.Clone(lo.Attrs), Foreign: parent.Foreign,
 	}
 	if err := trusted(n); err != nil {
 		return Node{}, err
@@ -161,7 +74,7 @@ func (s *Store) tryLayer(ctx context.Context, name string, lo LayerOptions, fill
 	if n.ID, err = o.snapshotOf(ctx, parent); err != nil {
 		return Node{}, err
 	}
-	if err = o.explainFull(o.fillLayer(ctx, n, fill)); err == nil {
+	if err = o.explainFull(o.fillLayer(ctx, &n, fill)); err == nil {
 		n, err = o.record(ctx, n, parent)
 	}
 	if err != nil {
@@ -172,16 +85,16 @@ func (s *Store) tryLayer(ctx context.Context, name string, lo LayerOptions, fill
 
 // fillLayer writes, syncs and flushes through one activation that stays open from the first write to
 // the flush: writes of an activation whose pool failed in between are known to be lost only to it.
-func (o *op) fillLayer(ctx context.Context, n metadata.Node, fill func(ctx context.Context, w *LayerWriter) error) error {
-	d, err := o.openDevice(ctx, n, false)
+func (o *op) fillLayer(ctx context.Context, n *metadata.Node, fill func(ctx context.Context, w *LayerWriter) error) error {
+	d, err := o.openDevice(ctx, *n, false)
 	if err != nil {
 		return err
 	}
-	err = withMount(ctx, d, n, false, func(m *fsutil.Detached) error {
+	err = withMount(ctx, d, *n, false, func(m *fsutil.Detached) error {
 		if err := pointLayerMounted.Hit(); err != nil {
 			return err
 		}
-		w := &LayerWriter{root: m.Path(), store: o.s, id: n.ID}
+		w := &LayerWriter{root: m.Path(), store: o.s, node: n}
 		defer w.abandon()
 		if err := fill(ctx, w); err != nil {
 			return err

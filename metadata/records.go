@@ -58,6 +58,9 @@ type Pool struct {
 	Discard      string    `json:"discard"`
 	NoZero       bool      `json:"noZero,omitempty"`
 
+	// ForbidDevices keeps device nodes out of the layers that archives bring.
+	ForbidDevices bool `json:"forbidDevices,omitempty"`
+
 	// TransactionID is what the kernel's pool must say, or one more than it while Pending.
 	TransactionID uint64 `json:"transactionId"`
 	Pending       bool   `json:"pending,omitempty"`

@@ -120,7 +120,7 @@ func (spec Spec) record(f files) (metadata.Pool, error) {
 			DataSize: spec.DataSize, MetadataSize: spec.MetadataSize, MetadataHeld: held,
 		},
 		FS: spec.FS, BaseSize: spec.BaseSize, BlockSize: spec.BlockSize,
-		MkfsOptions: spec.MkfsOptions, MountOptions: spec.MountOptions, Discard: spec.Discard, NoZero: spec.NoZero,
+		MkfsOptions: spec.MkfsOptions, MountOptions: spec.MountOptions, Discard: spec.Discard, NoZero: spec.NoZero, ForbidDevices: spec.ForbidDevices,
 		TransactionID: tid, LowID: labelID + 1, HighID: labelID + 1,
 	}, nil
 }

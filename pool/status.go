@@ -88,7 +88,7 @@ func (st *Status) count(k metadata.Kind) {
 func (st *Status) describe(r metadata.Pool) {
 	st.Name, st.UUID, st.Backing, st.FS = r.Name, r.UUID, r.Backing.Type, r.FS
 	st.BaseSize, st.BlockSize = r.BaseSize, r.BlockSize
-	st.Discard, st.Zero, st.Created = r.Discard, !r.NoZero, r.Created
+	st.Discard, st.Zero, st.ForbidDevices, st.Created = r.Discard, !r.NoZero, r.ForbidDevices, r.Created
 	st.MkfsOptions, st.MountOptions = orEmpty(r.MkfsOptions), orEmpty(r.MountOptions)
 	st.TransactionID, st.SnapshotsTaken = &r.TransactionID, &r.SnapshotsTaken
 }

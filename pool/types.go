@@ -24,6 +24,8 @@ type Spec struct {
 	MountOptions []string // as in mount -o, one each
 	Discard      string   // "passdown" (default for loopback), "nopassdown", "ignore"
 	NoZero       bool     // new blocks are not zeroed: all users of the pool trust each other
+
+	ForbidDevices bool // archives with device nodes are refused
 }
 
 // The states of a pool as Status.State gives them.
@@ -60,6 +62,7 @@ type Status struct {
 	MetadataFile   string    `json:"metadataFile"`
 	Discard        string    `json:"discard"`
 	Zero           bool      `json:"zero"`
+	ForbidDevices  bool      `json:"forbidDevices"`
 	MkfsOptions    []string  `json:"mkfsOptions"`
 	MountOptions   []string  `json:"mountOptions"`
 	Created        time.Time `json:"created"`

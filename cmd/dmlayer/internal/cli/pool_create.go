@@ -62,6 +62,7 @@ directory. NAME is that of --pool where it is not given. Prints the pool's name.
 	f.Var(choiceFlag{&o.spec.Discard, []string{"passdown", "nopassdown", "ignore"}}, "discard",
 		"what to do with blocks that nodes give back (default passdown)")
 	f.BoolVar(&o.spec.NoZero, "no-zero", false, "do not zero new blocks: whoever gets a raw device can read what others deleted")
+	f.BoolVar(&o.spec.ForbidDevices, "forbid-devices", false, "refuse archives with device nodes in their layers")
 	return exitCodes(cmd, 4, 5, 6, 8)
 }
 
