@@ -76,6 +76,7 @@ func load(ctx context.Context, n nodes, source string, o LoadOptions) ([]Loaded,
 		return nil, err
 	}
 	l := &loader{nodes: n, tree: t, images: merged(images), report: newReporter(o.Progress)}
+	l.report.plan(l.images)
 	if err := l.verify(ctx); err != nil {
 		return nil, err
 	}
