@@ -96,39 +96,39 @@ func TestRemove(t *testing.T) {
 		layers []string // left
 	}{
 		{"last reference", "", []string{"app:1"}, nil,
-			[]Removed{{Ref: "app:1", ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}}},
+			[]Removed{{Refs: []string{"app:1"}, ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}}},
 			[]string{"example.com:5000/team/other:v2", "other"}, []string{base, other}},
 		{"one of two references", "", []string{"docker.io/library/other:latest"}, nil,
-			[]Removed{{Ref: "other", ID: otherImage.id()}},
+			[]Removed{{Refs: []string{"other"}, ID: otherImage.id()}},
 			[]string{"app:1", "example.com:5000/team/other:v2"}, []string{base, app, other}},
 		{"all", "", []string{"app:1", "other", "example.com:5000/team/other:v2"}, nil,
 			[]Removed{
-				{Ref: "app:1", ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}},
-				{Ref: "other", ID: otherImage.id()},
-				{Ref: "example.com:5000/team/other:v2", ID: otherImage.id(), Image: true, Layers: []string{other, base}},
+				{Refs: []string{"app:1"}, ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}},
+				{Refs: []string{"other"}, ID: otherImage.id()},
+				{Refs: []string{"example.com:5000/team/other:v2"}, ID: otherImage.id(), Image: true, Layers: []string{other, base}},
 			}, nil, nil},
 		{"by id", "", []string{appImage.id()[7:20]}, nil,
-			[]Removed{{Ref: "app:1", ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}}},
+			[]Removed{{Refs: []string{"app:1"}, ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}}},
 			[]string{"example.com:5000/team/other:v2", "other"}, []string{base, other}},
 		{"by an id with two references", "", []string{otherImage.id()}, ErrBusy, nil,
 			[]string{"app:1", "example.com:5000/team/other:v2", "other"}, []string{base, app, other}},
 		{"mounted", app, []string{"app:1"}, nil,
-			[]Removed{{Ref: "app:1", ID: appImage.id(), Image: true, Kept: []string{base, app}}},
+			[]Removed{{Refs: []string{"app:1"}, ID: appImage.id(), Image: true, Kept: []string{base, app}}},
 			[]string{"example.com:5000/team/other:v2", "other"}, []string{base, app, other}},
 		{"nothing, and one more", "", []string{"nothing", "app:1"}, ErrNotFound,
-			[]Removed{{Ref: "app:1", ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}}},
+			[]Removed{{Refs: []string{"app:1"}, ID: appImage.id(), Image: true, Layers: []string{app}, Kept: []string{base}}},
 			[]string{"example.com:5000/team/other:v2", "other"}, []string{base, other}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := newFakeStore(t)
 			loadInto(t, s, appImage, otherImage)
 			s.busy[c.busy] = true
-			gone, err := remove(t.Context(), s, c.remove...)
+			gone, err := remove(t.Context(), s, RemoveOptions{}, c.remove...)
 			if !errors.Is(err, c.want) {
 				t.Errorf("error %v, want %v", err, c.want)
 			}
 			if !slices.EqualFunc(gone, c.gone, func(a, b Removed) bool {
-				return a.Ref == b.Ref && a.ID == b.ID && a.Image == b.Image && slices.Equal(a.Layers, b.Layers) && slices.Equal(a.Kept, b.Kept)
+				return slices.Equal(a.Refs, b.Refs) && a.ID == b.ID && a.Image == b.Image && slices.Equal(a.Layers, b.Layers) && slices.Equal(a.Kept, b.Kept)
 			}) {
 				t.Errorf("removed %+v, want %+v", gone, c.gone)
 			}
@@ -150,7 +150,7 @@ func TestRemoveUntagged(t *testing.T) {
 	s := newFakeStore(t)
 	untagged := testImage{layers: appImage.layers}
 	loadInto(t, s, untagged)
-	if _, err := remove(t.Context(), s, untagged.id()); err != nil {
+	if _, err := remove(t.Context(), s, RemoveOptions{}, untagged.id()); err != nil {
 		t.Fatal(err)
 	}
 	s.checkEmpty(t)

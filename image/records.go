@@ -70,3 +70,11 @@ func decodeImage(d layer.Document) (imageRecord, error) {
 	}
 	return r, nil
 }
+
+func putRef(tx documentTx, key string, r refRecord) error {
+	d, err := newDocument(kindRef, key, nil, r)
+	if err != nil {
+		return err
+	}
+	return tx.Put(d)
+}

@@ -13,13 +13,19 @@ import (
 
 var pointUnreferenced = fault.New("image.rm.unreferenced")
 
-// Removed tells what Remove did for one name.
+// RemoveOptions says how RemoveWith works. The zero value is what Remove does.
+type RemoveOptions struct {
+	Force bool // an id takes all of the image's references along
+}
+
+// Removed tells what became of an image or of some of its references.
 type Removed struct {
-	Ref    string   // the reference that is gone, as it was spelled; "" for none
+	Refs   []string // the references that are gone, as they were spelled
 	ID     string   // of the image
 	Image  bool     // the image went too, with its last reference
 	Layers []string // the nodes that went with it, the highest first
-	Kept   []string // its nodes that somebody uses: other images, snapshots, mounts
+	Kept   []string // its nodes that somebody uses, the lowest first: other images, snapshots, mounts
+	Strays []string // of Kept: what no image has any more
 }
 
 // Remove removes references, and an image with its last reference or by its id, and of its layers those
@@ -28,14 +34,19 @@ type Removed struct {
 //
 // Every name is tried; the errors are joined in the order of the names.
 func Remove(ctx context.Context, s *layer.Store, names ...string) ([]Removed, error) {
-	return remove(ctx, storeNodes{s}, names...)
+	return remove(ctx, storeNodes{s}, RemoveOptions{}, names...)
 }
 
-func remove(ctx context.Context, n nodes, names ...string) ([]Removed, error) {
+// RemoveWith is Remove with options.
+func RemoveWith(ctx context.Context, s *layer.Store, o RemoveOptions, names ...string) ([]Removed, error) {
+	return remove(ctx, storeNodes{s}, o, names...)
+}
+
+func remove(ctx context.Context, n nodes, o RemoveOptions, names ...string) ([]Removed, error) {
 	var all []Removed
 	var failed error
 	for _, name := range names {
-		r, err := removeOne(ctx, n, name)
+		r, err := removeOne(ctx, n, o, name)
 		if r.ID != "" {
 			all = append(all, r)
 		}
@@ -46,11 +57,83 @@ func remove(ctx context.Context, n nodes, names ...string) ([]Removed, error) {
 	return all, failed
 }
 
-func removeOne(ctx context.Context, n nodes, name string) (Removed, error) {
-	r, layers, err := forget(ctx, n, name)
-	if err != nil {
-		return Removed{}, err
+func removeOne(ctx context.Context, n nodes, o RemoveOptions, name string) (Removed, error) {
+	for range maxAttempts {
+		id, ref, err := find(ctx, n, name)
+		if err != nil {
+			return Removed{}, err
+		}
+		r, layers, err := forget(ctx, n, id, func(refs []keyedRef) ([]keyedRef, error) {
+			return doomed(id, ref, refs, o.Force)
+		})
+		switch {
+		case err == nil:
+			return removeLayers(ctx, n, r, layers)
+		case !errors.Is(err, errMoved):
+			return Removed{}, err
+		}
 	}
+	return Removed{}, fmt.Errorf("remove image %.300q: %w: %w", name, errMoved, ErrBusy)
+}
+
+// doomed returns which of an image's references go when it is named by ref, or by its id where ref is "".
+func doomed(id, ref string, refs []keyedRef, force bool) ([]keyedRef, error) {
+	if ref == "" {
+		if len(refs) > 1 && !force {
+			err := fmt.Errorf("remove image %s: %q lead to it: %w", id, spellings(refs), ErrBusy)
+			return nil, errs.WithHint(err, "remove the references instead, or all of them with --force")
+		}
+		return refs, nil
+	}
+	i := slices.IndexFunc(refs, func(k keyedRef) bool { return k.Spelled == ref })
+	if i < 0 {
+		return nil, errMoved
+	}
+	return refs[i : i+1], nil
+}
+
+// errMoved says that a reference leads elsewhere by now.
+var errMoved = errors.New("reference was changed meanwhile")
+
+// forget removes those references of an image that choose returns, and with the last one its record. It
+// returns the layers that the record held where it is gone. errMoved if there is no such image any more.
+func forget(ctx context.Context, n nodes, id string, choose func(refs []keyedRef) ([]keyedRef, error)) (Removed, []string, error) {
+	var r Removed
+	var layers []string
+	err := n.UpdateDocuments(ctx, func(tx documentTx) error {
+		r, layers = Removed{ID: id}, nil
+		d, err := tx.Get(kindImage, id)
+		if errors.Is(err, ErrNotFound) {
+			return errMoved
+		}
+		if err != nil {
+			return err
+		}
+		refs, err := refsTo(tx, id)
+		if err != nil {
+			return err
+		}
+		chosen, err := choose(refs)
+		if err != nil {
+			return err
+		}
+		for _, ref := range chosen {
+			if err := tx.Delete(kindRef, ref.key); err != nil {
+				return err
+			}
+		}
+		r.Refs = spellings(chosen)
+		if len(chosen) < len(refs) {
+			return nil
+		}
+		r.Image, layers = true, d.Layers
+		return tx.Delete(kindImage, id)
+	})
+	return r, layers, err
+}
+
+// removeLayers removes the layers that a forgotten image held and nothing uses, and completes r.
+func removeLayers(ctx context.Context, n nodes, r Removed, layers []string) (Removed, error) {
 	if err := pointUnreferenced.Hit(); err != nil {
 		return r, err
 	}
@@ -60,8 +143,9 @@ func removeOne(ctx context.Context, n nodes, name string) (Removed, error) {
 		case err == nil:
 			r.Layers = append(r.Layers, l)
 		case errors.Is(err, ErrBusy):
-			r.Kept = slices.Clone(layers[:i+1])
-			return r, nil // and those below it have a child
+			r.Kept = slices.Clone(layers[:i+1]) // those below it have a child
+			r.Strays, err = strays(ctx, n, r.Kept)
+			return r, err
 		case !errors.Is(err, ErrNotFound):
 			return r, fmt.Errorf("remove image %s: %w", r.ID, err)
 		}
@@ -69,64 +153,15 @@ func removeOne(ctx context.Context, n nodes, name string) (Removed, error) {
 	return r, nil
 }
 
-// forget removes the records, and returns the layers that they held where the image is gone.
-func forget(ctx context.Context, n nodes, name string) (Removed, []string, error) {
-	for range maxAttempts {
-		id, ref, err := find(ctx, n, name)
-		if err != nil {
-			return Removed{}, nil, err
-		}
-		r, layers, err := forgetFound(ctx, n, id, ref)
-		if !errors.Is(err, errMoved) {
-			return r, layers, err
-		}
+// strays returns those of the layers that no image has.
+func strays(ctx context.Context, n nodes, layers []string) ([]string, error) {
+	docs, err := n.Documents(ctx, kindImage)
+	if err != nil {
+		return nil, err
 	}
-	return Removed{}, nil, fmt.Errorf("remove image %.300q: %w: %w", name, errMoved, ErrBusy)
-}
-
-// errMoved says that a reference leads elsewhere by now.
-var errMoved = errors.New("reference was changed meanwhile")
-
-// forgetFound removes the reference, or the image where ref is "", if everything is still as it was found.
-func forgetFound(ctx context.Context, n nodes, id, ref string) (Removed, []string, error) {
-	var r Removed
-	var layers []string
-	err := n.UpdateDocuments(ctx, func(tx documentTx) error {
-		r, layers = Removed{ID: id, Ref: ref}, nil
-		refs, err := refsTo(tx, id)
-		if err != nil {
-			return err
-		}
-		if ref == "" && len(refs) > 1 {
-			err := fmt.Errorf("remove image %s: %q lead to it: %w", id, spellings(refs), ErrBusy)
-			return errs.WithHint(err, "remove the references instead")
-		}
-		if ref == "" && len(refs) == 1 {
-			r.Ref = refs[0].Spelled
-		}
-		if r.Ref != "" {
-			i := slices.IndexFunc(refs, func(k keyedRef) bool { return k.Spelled == r.Ref })
-			if i < 0 {
-				return errMoved
-			}
-			if err := tx.Delete(kindRef, refs[i].key); err != nil {
-				return err
-			}
-		}
-		if len(refs) > 1 {
-			return nil
-		}
-		d, err := tx.Get(kindImage, id)
-		if errors.Is(err, ErrNotFound) {
-			return errMoved
-		}
-		if err != nil {
-			return err
-		}
-		r.Image, layers = true, d.Layers
-		return tx.Delete(kindImage, id)
-	})
-	return r, layers, err
+	return slices.DeleteFunc(slices.Clone(layers), func(name string) bool {
+		return slices.ContainsFunc(docs, func(d layer.Document) bool { return slices.Contains(d.Layers, name) })
+	}), nil
 }
 
 // refsTo returns the references that lead to an image.
@@ -139,10 +174,12 @@ func refsTo(tx documentTx, id string) ([]keyedRef, error) {
 	return slices.DeleteFunc(refs, func(k keyedRef) bool { return k.ID != id }), err
 }
 
+// spellings returns the references as they were spelled, sorted.
 func spellings(refs []keyedRef) []string {
 	var all []string
 	for _, r := range refs {
 		all = append(all, r.Spelled)
 	}
+	slices.Sort(all)
 	return all
 }

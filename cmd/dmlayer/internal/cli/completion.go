@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dmlayer/dmlayer/image"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
 )
@@ -72,31 +73,60 @@ func (a *app) completeNodes(cmd *cobra.Command, args []string, _ string) ([]stri
 	if len(args) > 0 && cmd.Name() != "rm" && cmd.Name() != "diff" || a.euid() != 0 {
 		return nil, none
 	}
-	ctx, stop := context.WithTimeout(cmd.Context(), completionTime)
-	defer stop()
-	if p, err := pool.Inspect(ctx, a.dirs(), a.flags.pool); err != nil || p.State == pool.StateInactive {
-		return nil, none
-	}
-	s, err := layer.Open(ctx, layer.Config{Dirs: a.dirs(), Pool: a.flags.pool})
-	if err != nil {
-		return nil, none
-	}
-	defer s.Close()
-	infos, err := s.List(ctx)
-	if err != nil {
-		return nil, none
-	}
-	names := make([]string, len(infos))
-	for i, info := range infos {
-		names[i] = cobra.CompletionWithDesc(info.Name, string(info.Kind))
-	}
+	var names []string
+	a.lookInto(cmd, func(ctx context.Context, s *layer.Store) error {
+		infos, err := s.List(ctx)
+		for _, i := range infos {
+			names = append(names, cobra.CompletionWithDesc(i.Name, string(i.Kind)))
+		}
+		return err
+	})
 	return names, none
 }
 
-// completeFlag offers nodes for a flag that names one.
+// completeImages offers the references of images in a pool that is running.
+func (a *app) completeImages(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	none := cobra.ShellCompDirectiveNoFileComp
+	if len(args) > 0 && cmd.Name() != "rm" || a.euid() != 0 {
+		return nil, none
+	}
+	var names []string
+	a.lookInto(cmd, func(ctx context.Context, s *layer.Store) error {
+		images, err := image.List(ctx, s)
+		for _, i := range images {
+			if i.Ref == "" {
+				names = append(names, shortID(i.ID))
+			} else {
+				names = append(names, cobra.CompletionWithDesc(i.Ref, shortID(i.ID)))
+			}
+		}
+		return err
+	})
+	return names, none
+}
+
+// lookInto calls fn with a pool that is running, for as long as pressing a key may take. What cannot be
+// found out is not offered.
+func (a *app) lookInto(cmd *cobra.Command, fn func(ctx context.Context, s *layer.Store) error) {
+	ctx, stop := context.WithTimeout(cmd.Context(), completionTime)
+	defer stop()
+	if p, err := pool.Inspect(ctx, a.dirs(), a.flags.pool); err != nil || p.State == pool.StateInactive {
+		return
+	}
+	s, err := layer.Open(ctx, layer.Config{Dirs: a.dirs(), Pool: a.flags.pool})
+	if err != nil {
+		return
+	}
+	defer s.Close()
+	_ = fn(ctx, s)
+}
+
+// completeFlag offers nodes, and images for their top layers, for a flag that names a node.
 func (a *app) completeFlag(cmd *cobra.Command, flag string) {
 	complete := func(cmd *cobra.Command, _ []string, start string) ([]string, cobra.ShellCompDirective) {
-		return a.completeNodes(cmd, nil, start)
+		nodes, directive := a.completeNodes(cmd, nil, start)
+		images, _ := a.completeImages(cmd, nil, start)
+		return append(nodes, images...), directive
 	}
 	if err := cmd.RegisterFlagCompletionFunc(flag, complete); err != nil {
 		panic(err) // the flag does not exist: a mistake in this program, found by every test

@@ -71,13 +71,13 @@ func TestTheCommandsOfTheContract(t *testing.T) {
 	}
 	for _, want := range strings.Split("pool create,pool ls,pool inspect,pool status,pool start,pool stop,pool destroy,"+
 		"snapshot,mount,unmount,attach,detach,commit,reset,resize,rename,label,rm,prune,ls,inspect,tree,diff,fsck,trim,"+
-		"image load,image ls,image inspect,image rm,doctor,version,completion,help", ",") {
+		"image load,image ls,image inspect,image tag,image rm,image history,image tree,image prune,doctor,version,completion,help", ",") {
 		if !have[want] {
 			t.Errorf("no command %q", want)
 		}
 	}
 	// What nobody asked for yet is absent, not stubbed.
-	for _, absent := range []string{"pool extend", "pool check", "pool trim", "pool renew", "pool import", "export", "import", "send", "receive", "volume", "serve", "image save", "events"} {
+	for _, absent := range []string{"pool extend", "pool check", "pool trim", "pool renew", "pool import", "export", "import", "send", "receive", "volume", "serve", "image save", "image pull", "image push", "image commit", "events"} {
 		if have[absent] {
 			t.Errorf("there is a command %q", absent)
 		}
@@ -156,7 +156,7 @@ func TestArgumentCounts(t *testing.T) {
 	for _, c := range []string{
 		"", "pool", "image", "snapshot", "mount", "unmount", "umount", "attach", "detach", "commit", "commit s", "reset", "resize",
 		"resize n", "rename", "rename n", "label", "label n", "rm", "inspect", "diff", "fsck", "trim", "image load", "image rm",
-		"image inspect", "completion",
+		"image inspect", "image tag", "image tag a", "image history", "completion",
 	} {
 		r := runAs(t, 0, words(c)...)
 		if r.code != exitUsage || r.out != "" || !strings.Contains(r.stderr, "missing") {
@@ -174,7 +174,14 @@ var badUsage = []string{
 	"--pool a/b ls", "rename a b/c", "rename a/b c", "commit s a/b", "commit a/b l", "rm a/b", "rm ok a/b", "label a/b k=v",
 	"resize a/b 1G", "reset a/b", "fsck a/b", "trim a/b", "mount a/UPPER", "mount node:a/b", "mount image:a/UPPER",
 	"attach .x", "detach .x", "inspect .x", "diff .x", "diff a .x", "reset a --to .x", "snapshot --parent .x a", "unmount .x",
-	"snapshot --parent node: a", "image rm a/UPPER", "image inspect a/UPPER", "image load ",
+	"snapshot --parent node: a", "image rm a/UPPER", "image rm ok a/UPPER", "image inspect a/UPPER", "image load ",
+	"image history a/UPPER", "image tag a/UPPER b", "image tag a a/UPPER", "image tag a b:", "image tag a b@sha256:" + strings.Repeat("0", 64),
+	"image tag a sha256:" + strings.Repeat("0", 64), "image tag a " + strings.Repeat("0", 64), "image tag a deadbeefcafe", "image tag a ",
+	// Filters of images.
+	"image ls --filter colour=red", "image ls --filter dangling", "image ls --filter dangling=perhaps",
+	"image ls --filter dangling=true --filter dangling=false", "image ls --filter label==v", "image ls --filter before=a/UPPER",
+	"image ls --filter until=soon", "image ls --filter until=-1h", "image ls --filter label!env", "image prune --filter dangling=true",
+	"image prune --filter reference=a", "image prune --filter until=", "image prune a",
 	// Sizes.
 	"resize n 0", "resize n -1G", "resize n 10X", "resize n G", "resize n ten", "resize n 1e30", "resize n 9000000P", "resize n 0.1",
 	"resize n 16777216T", "snapshot --size 0 n", "snapshot --size -5 n", "snapshot --size=-5G n", "pool create --data-size 0",
@@ -244,7 +251,8 @@ func TestWithoutRoot(t *testing.T) {
 	for _, c := range []string{
 		"pool create", "pool ls", "pool inspect", "pool status", "pool start", "pool stop", "pool destroy", "snapshot n", "mount n",
 		"unmount n", "unmount /mnt", "attach n", "detach n", "commit s l", "reset s", "resize n 1G", "rename a b", "label n k=v", "rm n",
-		"prune", "ls", "inspect n", "tree", "diff n", "fsck n", "trim n", "image load f.tar", "image ls", "image inspect a", "image rm a",
+		"prune", "ls", "inspect n", "tree", "diff n", "fsck n", "trim n", "image load f.tar", "image ls", "image inspect a", "image tag a b",
+		"image rm a", "image history a", "image tree", "image prune",
 	} {
 		r := runAs(t, 1000, words(c)...)
 		if r.code != exitFailed || r.out != "" || !strings.HasSuffix(r.stderr, ": needs root\nhint: run as root\n") {

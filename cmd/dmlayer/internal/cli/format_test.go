@@ -163,7 +163,7 @@ func TestImageRecords(t *testing.T) {
 	list := []imageRecord{newImageRecord(images[0]), newImageRecord(images[1])}
 	for _, f := range []format{{}, {json: true}} {
 		a.format = f
-		if err := printList(a, list, imageRecord.name, a.imageColumns()); err != nil {
+		if err := printList(a, list, imageRecord.name, a.imageColumns(false)); err != nil {
 			t.Fatal(err)
 		}
 		if err := printRecord(a, newImageDetails(images[0]), "", true, nil); err != nil {
@@ -171,7 +171,7 @@ func TestImageRecords(t *testing.T) {
 		}
 	}
 	a.format, a.flags.quiet = format{}, true
-	if err := printList(a, list, imageRecord.name, a.imageColumns()); err != nil {
+	if err := printList(a, list, imageRecord.name, a.imageColumns(false)); err != nil {
 		t.Fatal(err)
 	}
 	golden(t, "image.golden", out.String())

@@ -62,6 +62,16 @@ func checkRef(ref string) error {
 	return nil
 }
 
+// checkRefs checks each argument.
+func checkRefs(refs []string) error {
+	for _, ref := range refs {
+		if err := checkRef(ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // checkName refuses an argument that can name no node of ours. Commands that change or remove a node
 // take no image in its place.
 func checkName(arg string) error {

@@ -86,6 +86,13 @@ func buildTree(infos []layer.Info, images map[string][]string) []*treeNode {
 }
 
 func (a *app) printTree(roots []*treeNode, whole bool) error {
+	line := func(n *treeNode) string { return n.line(a.flags.quiet, whole) }
+	children := func(n *treeNode) []*treeNode { return n.Children }
+	return printForest(a, roots, line, children)
+}
+
+// printForest prints trees: by a template each root, as JSON, or drawn.
+func printForest[T any](a *app, roots []T, line func(T) string, children func(T) []T) error {
 	switch {
 	case a.format.tmpl != nil:
 		for _, n := range roots {
@@ -98,22 +105,22 @@ func (a *app) printTree(roots []*treeNode, whole bool) error {
 		return a.printJSON(roots)
 	}
 	var b strings.Builder
+	var draw func(n T, head, indent string)
+	draw = func(n T, head, indent string) { // n behind head, and its descendants behind indent
+		b.WriteString(head + line(n) + "\n")
+		below := children(n)
+		for i, child := range below {
+			if i < len(below)-1 {
+				draw(child, indent+"├── ", indent+"│   ")
+			} else {
+				draw(child, indent+"└── ", indent+"    ")
+			}
+		}
+	}
 	for _, n := range roots {
-		a.drawTree(&b, n, "", "", whole)
+		draw(n, "", "")
 	}
 	return a.print(b.String())
-}
-
-// drawTree writes n behind head, and its descendants behind indent.
-func (a *app) drawTree(b *strings.Builder, n *treeNode, head, indent string, whole bool) {
-	b.WriteString(head + n.line(a.flags.quiet, whole) + "\n")
-	for i, child := range n.Children {
-		branch, below := "├── ", "│   "
-		if i == len(n.Children)-1 {
-			branch, below = "└── ", "    "
-		}
-		a.drawTree(b, child, indent+branch, indent+below, whole)
-	}
 }
 
 func (n *treeNode) line(nameOnly, whole bool) string {
