@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"time"
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -17,7 +15,8 @@ var (
 	pointLayerMounted = fault.New("layer.fill.mounted")
 	pointLayerFilled  = fault.New("layer.fill.filled")
 	pointLayerFlushed = fault.New("layer.fill.flushed")
-	pointLayerDone    = fault.New("layer.fill.recorded")
+	pointCopyFlushed  = fault.New("layer.fill.copy-flushed")
+	pointCopySettled  = fault.New("layer.fill.copy-settled")
 )
 
 // CreateLayer makes an immutable layer. fill writes into the root directory of the new device, which
@@ -25,90 +24,77 @@ var (
 // After an error or a kill nothing is left. Only one process fills a layer of that name at a time;
 // where the layer exists once the lock is had, the error is ErrExists and fill was not called.
 func (s *Store) CreateLayer(ctx context.Context, name string, lo LayerOptions, fill func(ctx context.Context, w *LayerWriter) error) (Node, error) {
-	if err := checkNew(string(KindLayer), name, lo.Size); err != nil {
+	made, err := s.CreateLayers(ctx, []NewLayer{{Name: name, Options: lo, Fill: fill}})
+	if len(made) == 0 {
 		return Node{}, err
 	}
-	unlock, err := s.pool.LockChain(ctx, name)
-	if err != nil {
-		return Node{}, err
-	}
-	defer unlock()
-	n, err := s.createLayer(ctx, name, lo, fill)
-	return n, opError("create layer", name, err)
+	return made[0], err
 }
 
-func (s *Store) createLayer(ctx context.Context, name string, lo LayerOptions, fill func(ctx context.Context, w *LayerWriter) error) (n Node, err error) {
-	filled := false
-	once := func(ctx context.Context, w *LayerWriter) error {
-		filled = true
-		return fill(ctx, w)
-	}
-	for {
-		n, err = s.tryLayer(ctx, name, lo, once)
-		if filled || !errors.Is(err, errStale) {
-			return n, err
-		}
-	}
+// work is the making of layers on one working device. A layer that is not the last one on it is a copy
+// of it; the last one is the device itself.
+type work struct {
+	*op
+	chain  *chain
+	node   metadata.Node // the layer that is being made, as a record of the working device
+	parent metadata.Node // what it stands on
+	filled bool          // Fill was called
 }
 
-func (s *Store) tryLayer(ctx context.Context, name string, lo LayerOptions, fill func(ctx context.Context, w *LayerWriter) error) (Node, error) {
-	o, parent, err := s.beginChild(ctx, name, lo.Parent, lo.Size)
+func (c *chain) tryRun(ctx context.Context) (filled bool, err error) {
+	l := c.todo[0]
+	o, parent, err := c.s.beginChild(ctx, l.Name, l.Options.Parent, l.Options.Size)
 	if err != nil {
-		return Node{}, err
+		return false, err
 	}
 	defer o.Exit()
-	err = o.view(ctx, func(tx *metadata.Tx) error { return errors.Join(nameFree(tx, name), s.sameParent(tx, parent)) })
+	err = o.view(ctx, func(tx *metadata.Tx) error { return errors.Join(nameFree(tx, l.Name), c.s.sameParent(tx, parent)) })
 	if err != nil {
-		return Node{}, err
+		return false, err
 	}
 	if parent.Kind != metadata.KindLayer && parent.Kind != metadata.KindTemplate {
-		return Node{}, fmt.Errorf("parent %q is a %s, not a layer: %w", parent.Name, parent.Kind, errs.ErrInvalid)
+		return false, fmt.Errorf("parent %q is a %s, not a layer: %w", parent.Name, parent.Kind, errs.ErrInvalid)
 	}
-	n := metadata.Node{
-		Name: name, Kind: metadata.KindLayer, Parent: parent.Key, Size: max(lo.Size, parent.Size), FS: parent.FS,
-		Created: time.Now().UTC(), Labels: lo.Labels, Attrs: maps.Clone(lo.Attrs), Foreign: parent.Foreign,
+	w := &work{op: o, chain: c, node: l.on(parent), parent: parent}
+	if err := trusted(w.node); err != nil {
+		return false, err
 	}
-	if err := trusted(n); err != nil {
-		return Node{}, err
+	if w.node.ID, err = o.snapshotOf(ctx, parent); err != nil {
+		return false, err
 	}
-	if n.ID, err = o.snapshotOf(ctx, parent); err != nil {
-		return Node{}, err
-	}
-	if err = o.explainFull(o.fillLayer(ctx, &n, fill)); err == nil {
-		n, err = o.record(ctx, n, parent)
+	if err = o.explainFull(w.fillLayers(ctx)); err == nil {
+		w.node, err = o.record(ctx, w.node, w.parent)
 	}
 	if err != nil {
-		return Node{}, undoing(ctx, err, o.undo(n.ID))
+		return w.filled, undoing(ctx, err, o.undo(w.node.ID))
 	}
-	return public(n, lo.Parent), pointLayerDone.Hit()
+	return true, c.advance(w.node)
 }
 
-// fillLayer writes, syncs and flushes through one activation that stays open from the first write to
-// the flush: writes of an activation whose pool failed in between are known to be lost only to it.
-func (o *op) fillLayer(ctx context.Context, n *metadata.Node, fill func(ctx context.Context, w *LayerWriter) error) error {
-	d, err := o.openDevice(ctx, *n, false)
+// fillLayers writes, syncs and flushes through one activation that stays open from the first write to
+// the flush: writes of an activation whose pool failed in between are known to be lost only to it. When it
+// returns nil, the last layer is whole, and yet to be recorded.
+func (w *work) fillLayers(ctx context.Context) error {
+	d, err := w.openDevice(ctx, w.node, false)
 	if err != nil {
 		return err
 	}
-	err = withMount(ctx, d, *n, false, func(m *fsutil.Detached) error {
+	err = withMount(ctx, d, w.node, false, func(m *fsutil.Detached) error {
 		if err := pointLayerMounted.Hit(); err != nil {
 			return err
 		}
-		w := &LayerWriter{root: m.Path(), store: o.s, node: n}
-		defer w.abandon()
-		if err := fill(ctx, w); err != nil {
-			return err
+		for {
+			blobs, err := w.fillOne(ctx, m)
+			if err != nil {
+				return err
+			}
+			if !w.goesOn(d) {
+				return w.settleBlobs(blobs, w.node.ID)
+			}
+			if err := w.recordCopy(ctx, d, blobs); err != nil {
+				return err
+			}
 		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		if err := w.finish(); err != nil {
-			return err
-		}
-		if err := pointLayerFilled.Hit(); err != nil {
-			return err
-		}
-		return m.Sync()
 	})
 	if err == nil {
 		err = fsutil.Flush(d.File)
@@ -116,7 +102,84 @@ func (o *op) fillLayer(ctx context.Context, n *metadata.Node, fill func(ctx cont
 	if err == nil {
 		err = pointLayerFlushed.Hit()
 	}
-	return errors.Join(err, d.Close(), o.putAway(n.ID))
+	return errors.Join(err, d.Close(), w.putAway(w.node.ID))
+}
+
+// fillOne fills a layer and syncs it, and claims the next. It tells whether there are side files, which
+// still go by the working device.
+func (w *work) fillOne(ctx context.Context, m *fsutil.Detached) (blobs bool, err error) {
+	lw := &LayerWriter{root: m.Path(), store: w.s, node: &w.node}
+	defer lw.abandon()
+	w.filled = true
+	if err := w.chain.todo[0].Fill(ctx, lw); err != nil {
+		return false, err
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	if blobs, err = lw.finish(); err != nil {
+		return blobs, err
+	}
+	if err := pointLayerFilled.Hit(); err != nil {
+		return blobs, err
+	}
+	if err := w.chain.claimNext(ctx, w.op); err != nil {
+		return blobs, err
+	}
+	return blobs, m.Sync()
+}
+
+// goesOn tells whether the next layer can be made on the same device: of the same size, and of a file system
+// that leaves nothing to replay when it is frozen, because a layer is only ever mounted read-only. That is
+// ext4 with a journal, which is marked while it is mounted for writing; xfs keeps its log dirty.
+func (w *work) goesOn(d *device) bool {
+	if len(w.chain.todo) == 1 {
+		return false
+	}
+	if size := w.chain.todo[1].Options.Size; size != 0 && size != w.node.Size {
+		return false
+	}
+	fs, err := fsutil.ReadFS(d.File)
+	return err == nil && fs.Type == fsutil.Ext4 && fs.NeedsRecovery
+}
+
+// recordCopy makes the layer of a copy of the working device, which is mounted, and goes on to the next.
+func (w *work) recordCopy(ctx context.Context, d *device, blobs bool) error {
+	id, err := w.newThin(ctx, func(id metadata.ThinID) error { return w.snapshotSuspended(ctx, id, w.node) })
+	if err != nil {
+		return err
+	}
+	n := w.node
+	n.ID = id
+	if err = w.settleCopy(d, blobs, id); err == nil {
+		n, err = w.record(ctx, n, w.parent)
+	}
+	if err != nil {
+		return undoing(ctx, err, w.undo(id))
+	}
+	w.UnlockID(id)
+	if err := w.chain.advance(n); err != nil {
+		return err
+	}
+	next := w.chain.todo[0].on(n)
+	next.ID = w.node.ID
+	w.node, w.parent = next, n
+	return nil
+}
+
+// settleCopy makes durable what the copy needs before it is recorded. The flush also tells of writes that
+// failed while the file system was being frozen.
+func (w *work) settleCopy(d *device, blobs bool, id metadata.ThinID) error {
+	if err := fsutil.Flush(d.File); err != nil {
+		return err
+	}
+	if err := pointCopyFlushed.Hit(); err != nil {
+		return err
+	}
+	if err := w.settleBlobs(blobs, id); err != nil {
+		return err
+	}
+	return pointCopySettled.Hit()
 }
 
 // withMount mounts an open device for this process alone while fn runs. A writable mount finishes a

@@ -26,7 +26,7 @@ const freezeTimeout = 30 * time.Second
 // snapshotFrozen makes a thin snapshot of a node that may be in use. The node's lock and the new id's
 // are held; the id was taken before, because no transaction may run while the device is suspended: the
 // store may lie on it.
-func (o *op) snapshotFrozen(ctx context.Context, id metadata.ThinID, origin metadata.Node) (err error) {
+func (o *op) snapshotFrozen(ctx context.Context, id metadata.ThinID, origin metadata.Node) error {
 	info, err := o.dm().Info(o.ref(origin.ID))
 	switch {
 	case errors.Is(err, devmapper.ErrNotFound):
@@ -39,11 +39,16 @@ func (o *op) snapshotFrozen(ctx context.Context, id metadata.ThinID, origin meta
 	if err := writeBack(info.Dev); err != nil {
 		return err
 	}
+	return o.snapshotSuspended(ctx, id, origin)
+}
+
+// snapshotSuspended is snapshotFrozen for a device that is active and synced.
+func (o *op) snapshotSuspended(ctx context.Context, id metadata.ThinID, origin metadata.Node) error {
 	if err := o.suspend(ctx, origin.ID); err != nil {
 		o.KeepMark(origin.ID) // the kernel may suspend it yet
 		return fmt.Errorf("freeze %q: %w", origin.Name, err)
 	}
-	err = pointSuspended.Hit()
+	err := pointSuspended.Hit()
 	if err == nil {
 		err = o.Thin.CreateSnap(thinpool.ID(id), thinpool.ID(origin.ID))
 	}

@@ -63,17 +63,30 @@ type nopCloser struct{ io.Writer }
 
 func (nopCloser) Close() error { return nil }
 
-// finish makes the side files durable.
-func (w *LayerWriter) finish() error {
+// finish makes the side files durable, and tells whether there are any. Their folder is left to settleBlobs.
+func (w *LayerWriter) finish() (blobs bool, err error) {
 	if len(w.open) == 0 {
-		return nil
+		return false, nil
 	}
-	var all error
 	for _, f := range w.open {
-		all = errors.Join(all, f.Sync(), f.Close())
+		err = errors.Join(err, f.Sync(), f.Close())
 	}
 	w.open = nil
-	return errors.Join(all, fsutil.SyncDir(w.store.blobDir(w.node.ID)), fsutil.SyncDir(w.store.pool.BlobDir()))
+	return true, errors.Join(err, fsutil.SyncDir(w.store.blobDir(w.node.ID)))
+}
+
+// settleBlobs gives the folder of the layer's side files, if there are any, to the thin device that becomes
+// the layer. Until that is recorded both ids are in flight, and recovery removes the folder of either.
+func (w *work) settleBlobs(blobs bool, id metadata.ThinID) error {
+	if !blobs {
+		return nil
+	}
+	if from, to := w.s.blobDir(w.node.ID), w.s.blobDir(id); from != to {
+		if err := os.Rename(from, to); err != nil {
+			return fmt.Errorf("side files: %w", err)
+		}
+	}
+	return fsutil.SyncDir(w.s.pool.BlobDir())
 }
 
 // abandon closes the side files of a layer that will not be.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"path/filepath"
 	"slices"
@@ -357,22 +356,6 @@ func (s *Session) CheckLocks() error { return s.holder.Check() }
 
 // UnlockID gives the lock of a thin id back.
 func (s *Session) UnlockID(id metadata.ThinID) { s.unlock(int64(id)) }
-
-// LockChain keeps others from making the layer of that name at the same time. It comes before every
-// other lock, so it is a holder of its own.
-func (p *Pool) LockChain(ctx context.Context, name string) (unlock func(), err error) {
-	h, err := p.locks.Holder(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("lock chain %q: %w", name, err)
-	}
-	hash := fnv.New64a()
-	_, _ = hash.Write([]byte(name))
-	if err := h.Lock(ctx, at(offsetChain+int64(hash.Sum64()%chainSpan)), lockfile.Exclusive); err != nil {
-		_ = h.Close()
-		return nil, fmt.Errorf("lock chain %q: %w", name, err)
-	}
-	return func() { _ = h.Close() }, nil
-}
 
 // withPoolLock runs fn, which must be short, under the pool-wide lock.
 func (s *Session) withPoolLock(ctx context.Context, fn func() error) error {
