@@ -1,6 +1,6 @@
 // Command bench measures, in one run and interleaved, what a round of prepare, mount, unmount and
-// remove costs: the bare kernel operations, the library, and the command. It is run in a virtual
-// machine by scripts/bench.
+// remove costs: the bare kernel operations, the library, and the command. As `bench images` it measures
+// what loading an image costs. It is run in a virtual machine by scripts/bench.
 package main
 
 import (
@@ -20,7 +20,13 @@ import (
 )
 
 func main() {
-	if err := run(context.Background()); err != nil {
+	ctx, err := context.Background(), error(nil)
+	if len(os.Args) > 1 && os.Args[1] == "images" {
+		err = runImages(ctx, os.Args[2:])
+	} else {
+		err = run(ctx)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
