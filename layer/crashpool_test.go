@@ -191,6 +191,8 @@ func TestRecoveryKilledAnywhere(t *testing.T) {
 		{"commit mounted", "layer.freeze.suspended"},
 		{"window", "pool.reserve.stored"},
 		{"mount", "layer.mount.opened"},
+		{"chain", "layer.freeze.suspended"},
+		{"chain", "layer.fill.copy-settled"},
 	}
 	w := newWorld(t, "ext4")
 	byName := map[string]operation{}

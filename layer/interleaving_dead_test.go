@@ -59,6 +59,20 @@ func TestInterleaving20LoopsOfTheDead(t *testing.T) {
 	})
 }
 
+// A process that is killed with its working device suspended leaves a frozen file system, which nobody sees
+// and which keeps the device open: the pool can be stopped and destroyed all the same.
+func TestStopAfterDeathInChain(t *testing.T) {
+	playOn(t, "ext4", func(t *testing.T, sc *scene) {
+		for _, point := range []string{"layer.freeze.suspended", "layer.freeze.snapped", "layer.freeze.resumed"} {
+			sc.killed("chain", point)
+			must(t, pool.Stop(sc.ctx, sc.e.Dirs, sc.e.Name))
+			sc.open()
+			sc.mustBe(t, sc.ops["chain"], false)
+			sc.cleanUp(t)
+		}
+	})
+}
+
 // A start that died before it had compared pool and label is done again, not believed.
 func TestStartOfTheDeadIsNotBelieved(t *testing.T) {
 	playOn(t, "ext4", func(t *testing.T, sc *scene) {

@@ -315,8 +315,12 @@ func (p *Pool) removeDevice(uuid devmapper.UUID) error {
 	return kernelError(err)
 }
 
-// idle tells whether anything uses the pool's thin devices: ErrBusy with the users' names.
+// idle tells whether anything uses the pool's thin devices: ErrBusy with the users' names. The start/stop
+// lock is held exclusively.
 func (s *Session) idle(ctx context.Context) error {
+	if err := s.p.resumeDead(); err != nil {
+		return err
+	}
 	users, err := s.users(ctx)
 	if err != nil {
 		return err
@@ -326,4 +330,24 @@ func (s *Session) idle(ctx context.Context) error {
 	}
 	err = fmt.Errorf("in use: %s: %w", joinUsers(users), errs.ErrBusy)
 	return errs.WithHint(err, "unmount or detach them first")
+}
+
+// resumeDead resumes the thin devices that are suspended. Whoever suspended one is dead, since nobody else is
+// at work; and a file system that he had mounted for himself keeps the device open until it thaws.
+func (p *Pool) resumeDead() error {
+	devices, err := p.Devices()
+	if err != nil {
+		return err
+	}
+	for id, d := range devices {
+		ref := devmapper.ByUUID(d.UUID)
+		info, err := p.dm.Info(ref)
+		if err == nil && info.Suspended && info.Active {
+			_, err = p.dm.Resume(ref, devmapper.ResumeOptions{})
+		}
+		if err != nil && !errors.Is(err, devmapper.ErrNotFound) {
+			return fmt.Errorf("resume thin device %d: %w", id, kernelError(err))
+		}
+	}
+	return nil
 }
