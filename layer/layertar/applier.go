@@ -2,13 +2,15 @@ package layertar
 
 import (
 	"archive/tar"
+	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -17,42 +19,53 @@ const (
 	whiteoutOpaque = ".wh..wh..opq"
 )
 
-// maxName is the longest name that an entry may have: longer ones do not fit into one system call
-// together with the path of the tree.
-const maxName = 4096 - 64
+// maxName is the longest name that an entry may have: a longer path cannot be said to the kernel.
+const maxName = unix.PathMax - 1
 
-// An applier does for each entry what the archive library leaves out, and decides which entries the
-// library extracts: regular files, symbolic links, devices and fifos. Directories, hard links and
-// whiteouts are handled here, because the library
-//
-//   - ignores an entry for the root itself;
-//   - keeps the extended attributes of a directory that a layer names again;
-//   - gives a hard link's target the owner that the link's header says, which drops capabilities;
-//   - lets whiteouts remove what the same layer brought, and cannot empty a root that is a magic link;
-//   - follows symbolic links when it sets the times of directories, and fails where one is gone again;
-//   - leaves the current time on directories that an archive only passes through;
-//   - fails where a lower file stands in the way of a directory.
+// An applier turns the entries of an archive into files. It takes few system calls for each: a layer
+// has tens of thousands.
 type applier struct {
-	*root
+	ctx     context.Context
 	options ApplyOptions
 	stats   Stats
 	current string // name of the entry in hand, for errors
 
-	ours    map[string]struct{}  // what this layer made, and the directories above it
-	times   map[string]time.Time // modification times that directories get at the end
-	known   map[string]string    // directories by name in the archive -> where they really are
-	rootHdr *tar.Header          // the entry for the root itself
-	after   func() error         // what is left to do for the entry that the library is extracting
+	src        *source
+	tr         *tar.Reader // of src
+	buf        []byte
+	endsInHole bool // what was written last
+
+	at    *cursor // where the entry in hand belongs
+	from  *cursor // where the last hard link's target was
+	ours  *claims
+	owner [2]int // what new files belong to
+	masks bool   // the umask takes bits from modes
 }
 
-func newApplier(tree *root, o ApplyOptions) *applier {
-	return &applier{
-		root:    tree,
-		options: o,
-		ours:    map[string]struct{}{"/": {}},
-		times:   map[string]time.Time{},
-		known:   map[string]string{},
+func newApplier(ctx context.Context, tree *root, o ApplyOptions) (*applier, error) {
+	at, err := newCursor(tree)
+	if err != nil {
+		return nil, err
 	}
+	from, err := newCursor(tree)
+	if err != nil {
+		at.close()
+		return nil, err
+	}
+	return &applier{
+		ctx:     ctx,
+		options: o,
+		buf:     make([]byte, copySize),
+		at:      at,
+		from:    from,
+		ours:    newClaims(),
+		owner:   [2]int{os.Geteuid(), os.Getegid()},
+	}, nil
+}
+
+func (a *applier) close() {
+	a.at.close()
+	a.from.close()
 }
 
 func (a *applier) warn(text string) {
@@ -61,282 +74,224 @@ func (a *applier) warn(text string) {
 	}
 }
 
-// entry prepares the tree for an entry and reports whether nothing is left to do for it. It may
-// change the header to what the library understands.
-func (a *applier) entry(hdr *tar.Header) (done bool, err error) {
-	if err := a.completed(); err != nil {
-		return true, err
-	}
+// entry makes one entry of an archive.
+func (a *applier) entry(hdr *tar.Header) error {
 	a.current = hdr.Name
 	a.stats.Entries++
 	sparse, err := normalize(hdr)
 	if err != nil {
-		return true, err
+		return err
 	}
 	name := path.Clean("/" + hdr.Name)
-	base := path.Base(name)
-
 	switch {
+	case sparse && strings.Contains(name, "/"+whiteoutPrefix):
+		return invalid("a whiteout that is a sparse file")
 	case hdr.Typeflag == tar.TypeXGlobalHeader, belongsToAUFS(name):
-		return true, nil
+		return nil
 	case name == "/":
-		if hdr.Typeflag != tar.TypeDir {
-			return true, invalid("the root is not a directory in the archive")
-		}
-		a.rootHdr = hdr
-		return true, nil
-	case strings.Contains(path.Dir(name)+"/", "/"+whiteoutPrefix):
-		return true, invalid("below a whiteout")
+		return a.root(hdr)
 	}
-
-	parent, err := a.dir(path.Dir(name), hdr.ModTime)
-	if err != nil {
-		return true, err
+	parent, base := path.Split(name)
+	if strings.Contains(parent, "/"+whiteoutPrefix) {
+		return invalid("below a whiteout")
 	}
-	rel := path.Join(parent, base)
+	if err := a.enter(path.Clean(parent), hdr.ModTime); err != nil {
+		return err
+	}
 	switch {
 	case base == whiteoutOpaque:
 		a.stats.Whiteouts++
-		return true, a.hideBelow(parent)
+		return a.hideAll()
 	case strings.HasPrefix(base, whiteoutPrefix):
 		a.stats.Whiteouts++
-		return true, a.whiteout(parent, strings.TrimPrefix(base, whiteoutPrefix))
-	case hdr.Typeflag == tar.TypeDir:
-		return true, a.directory(rel, hdr)
-	case hdr.Typeflag == tar.TypeLink:
-		return true, a.link(rel, hdr)
+		return a.whiteout(strings.TrimPrefix(base, whiteoutPrefix))
 	}
-	if err := a.makeWay(rel, false); err != nil {
-		return true, err
+	rel := a.at.dir().path + "/" + base
+	if err := a.extract(base, hdr, sparse); err != nil {
+		return err
 	}
-	a.claim(rel)
-	a.stats.Bytes += hdr.Size
-	a.after = a.afterExtraction(rel, hdr, sparse)
-	return false, nil
-}
-
-// completed does what is left for the entry before, which the library has extracted by now.
-func (a *applier) completed() error {
-	if after := a.after; after != nil {
-		a.after = nil
-		if err := after(); err != nil {
-			return err
-		}
-	}
-	if a.options.Progress != nil && a.stats.Entries > 0 {
-		a.options.Progress(a.stats)
-	}
+	a.ours.add(rel)
 	return nil
 }
 
-// afterExtraction returns what the library leaves undone for an entry, nil mostly: it writes out
-// the holes of sparse files, and takes times before 1970 for 1970.
-func (a *applier) afterExtraction(rel string, hdr *tar.Header, sparse bool) func() error {
-	odd := hdr.ModTime.Before(time.Unix(0, 0)) || hdr.ModTime.After(time.Unix(0, 1<<63-1))
-	if !sparse && !odd {
-		return nil
+func (a *applier) extract(base string, hdr *tar.Header, sparse bool) error {
+	switch hdr.Typeflag {
+	case tar.TypeDir:
+		return a.directory(base, hdr)
+	case tar.TypeLink:
+		return a.link(base, hdr)
+	case tar.TypeSymlink:
+		return a.symlink(base, hdr)
+	case tar.TypeReg:
+		return a.file(base, hdr, sparse)
 	}
-	mtime := hdr.ModTime
-	return func() error {
-		if sparse {
-			if err := punchZeros(a.full(rel)); err != nil {
-				return err
-			}
-		}
-		return setTime(a.full(rel), mtime)
-	}
+	return a.special(base, hdr)
 }
 
-// dir returns where the directory called name in the archive is, following symbolic links inside
-// the tree, and makes what is missing.
-func (a *applier) dir(name string, mtime time.Time) (string, error) {
-	if name == "/" {
-		return "/", nil
-	}
-	if rel, ok := a.known[name]; ok {
-		return rel, nil
-	}
-	parent, err := a.dir(path.Dir(name), mtime)
-	if err != nil {
-		return "", err
-	}
-	rel := path.Join(parent, path.Base(name))
-	fi, err := os.Lstat(a.full(rel))
-	switch {
-	case err == nil && fi.IsDir():
-	case err == nil && fi.Mode()&fs.ModeSymlink != 0:
-		target, err := a.resolve(rel)
-		if err != nil {
-			return "", err
+// enter goes to a directory of the archive. What is missing of it is made, in the place of a lower file
+// if need be.
+func (a *applier) enter(dir string, mtime time.Time) error {
+	return a.at.enter(dir, func(base string, occupied bool) error {
+		rel := a.at.dir().path + "/" + base
+		if occupied && a.ours.holds(rel) {
+			return invalid("%q is not a directory in this layer", rel)
 		}
-		// target has no symbolic link left in what exists of it, so this goes no deeper again
-		if rel, err = a.dir(target, mtime); err != nil {
-			return "", err
+		if err := a.makeDir(base, &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, Uid: a.owner[0], Gid: a.owner[1], ModTime: mtime}); err != nil {
+			return err
 		}
-	case err == nil || errors.Is(err, fs.ErrNotExist):
-		if err := a.implied(rel, fi != nil, mtime); err != nil {
-			return "", err
-		}
-	default:
-		return "", err
-	}
-	a.known[name] = rel
-	return rel, nil
+		a.ours.add(rel)
+		return setTimeAt(a.at.dir().fd, base, mtime)
+	})
 }
 
-// implied makes a directory that an entry takes for granted, in the place of a lower file if need be.
-func (a *applier) implied(rel string, occupied bool, mtime time.Time) error {
-	if _, mine := a.ours[rel]; mine && occupied {
-		return invalid("%q is not a directory in this layer", rel)
+// root gives the root the attributes of its entry.
+func (a *applier) root(hdr *tar.Header) error {
+	if hdr.Typeflag != tar.TypeDir {
+		return invalid("the root is not a directory in the archive")
 	}
-	if err := a.makeWay(rel, occupied); err != nil {
+	if err := a.at.leaveTo(0); err != nil {
 		return err
 	}
-	if err := os.Mkdir(a.full(rel), 0o755); err != nil {
+	if err := a.attributes(".", hdr, true); err != nil {
 		return err
 	}
-	if err := os.Chmod(a.full(rel), 0o755); err != nil { // whatever the umask
-		return err
-	}
-	a.claim(rel)
-	a.times[rel] = mtime
+	a.at.dir().keep(hdr)
 	return nil
 }
 
-// makeWay is called before the entry of rel in its directory changes: it keeps the directory's
-// time, and forgets known directories if one may vanish. With remove, what is there goes.
-func (a *applier) makeWay(rel string, remove bool) error {
-	if err := a.keepTime(path.Dir(rel)); err != nil {
+// directory makes a directory and goes there: mostly its content comes next.
+func (a *applier) directory(base string, hdr *tar.Header) error {
+	if err := a.makeDir(base, hdr); err != nil {
 		return err
 	}
-	fi, err := os.Lstat(a.full(rel))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err := a.at.push(base); err != nil {
 		return err
 	}
-	if fi.IsDir() || fi.Mode()&fs.ModeSymlink != 0 {
-		clear(a.known)
-	}
-	if !remove {
-		return nil
-	}
-	return os.RemoveAll(a.full(rel))
-}
-
-// keepTime notes the modification time of a directory before its first change.
-func (a *applier) keepTime(rel string) error {
-	if _, ok := a.times[rel]; ok {
-		return nil
-	}
-	fi, err := os.Lstat(a.full(rel))
-	if err != nil {
-		return err
-	}
-	a.times[rel] = fi.ModTime()
+	a.at.dir().keep(hdr)
 	return nil
 }
 
-// claim notes that this layer made rel, which whiteouts of the same layer must not remove.
-func (a *applier) claim(rel string) {
-	for {
-		if _, ok := a.ours[rel]; ok {
-			return
-		}
-		a.ours[rel] = struct{}{}
-		rel = path.Dir(rel)
-	}
-}
-
-// directory makes a directory, or gives an existing one the attributes of the archive.
-func (a *applier) directory(rel string, hdr *tar.Header) error {
-	fi, err := os.Lstat(a.full(rel))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err != nil || !fi.IsDir() {
-		if err := a.makeWay(rel, true); err != nil {
-			return err
-		}
-		if err := os.Mkdir(a.full(rel), 0o700); err != nil {
-			return err
-		}
-	}
-	a.claim(rel)
-	a.times[rel] = hdr.ModTime
-	return a.attributes(rel, hdr)
-}
-
-// attributes gives a directory the owner, the extended attributes and the mode of the archive.
-func (a *applier) attributes(rel string, hdr *tar.Header) error {
-	if err := os.Lchown(a.full(rel), hdr.Uid, hdr.Gid); err != nil {
-		return err
-	}
-	refused, err := replaceXattrs(a.full(rel), headerXattrs(hdr))
+// makeDir makes a directory, or gives an existing one the attributes of the archive.
+func (a *applier) makeDir(base string, hdr *tar.Header) error {
+	fresh, err := a.mkdir(base, uint32(hdr.Mode)&0o777)
 	if err != nil {
 		return err
 	}
-	for _, what := range refused {
-		a.warn("left out: " + what)
+	if fresh {
+		return a.complete(base, hdr)
 	}
-	return os.Chmod(a.full(rel), hdr.FileInfo().Mode())
+	return a.attributes(base, hdr, true)
+}
+
+// keep notes what a directory's entry says of it for the time when the cursor leaves.
+func (d *openDir) keep(hdr *tar.Header) {
+	_, acl := hdr.PAXRecords[paxXattr+aclDefault]
+	d.changed, d.mtime, d.inherit = true, hdr.ModTime, acl || hdr.Mode&unix.S_ISGID != 0
+}
+
+// mkdir makes sure that there is a directory, and reports whether it is new.
+func (a *applier) mkdir(base string, mode uint32) (fresh bool, err error) {
+	at := a.at.dir()
+	var st unix.Stat_t
+	if err := unix.Fstatat(at.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return false, nil
+	}
+	return true, a.create(base, func() error { return unix.Mkdirat(at.fd, base, mode) })
+}
+
+// create calls make, which is to make a new entry of the current directory; what lies in its place goes.
+func (a *applier) create(base string, make func() error) error {
+	if err := a.at.touch(); err != nil {
+		return err
+	}
+	err := make()
+	if errors.Is(err, unix.EEXIST) {
+		if err = a.remove(base); err == nil {
+			err = make()
+		}
+	}
+	return a.pathError("create", base, err)
+}
+
+func (a *applier) pathError(op, base string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &os.PathError{Op: op, Path: path.Join(a.at.dir().rel(), base), Err: err}
+}
+
+// remove removes an entry of the current directory with all that is below it.
+func (a *applier) remove(base string) error {
+	if err := a.at.touch(); err != nil {
+		return err
+	}
+	at := a.at.dir()
+	var st unix.Stat_t
+	if err := unix.Fstatat(at.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return a.pathError("stat", base, err)
+	}
+	if a.ours.holds(at.path + "/" + base) {
+		a.rewrites(&st)
+	}
+	kind := st.Mode & unix.S_IFMT
+	if kind != unix.S_IFDIR && kind != unix.S_IFLNK {
+		return a.pathError("remove", base, unix.Unlinkat(at.fd, base, 0))
+	}
+	a.at.moved()
+	a.from.moved()
+	if err := a.from.leaveTo(0); err != nil {
+		return err
+	}
+	return os.RemoveAll(at.proc(base))
+}
+
+// rewrites notes that something goes which the layer itself has brought.
+func (a *applier) rewrites(st *unix.Stat_t) {
+	if kind := st.Mode & unix.S_IFMT; kind == unix.S_IFDIR || kind == unix.S_IFREG && st.Size > 0 {
+		a.stats.Rewritten = true
+	}
 }
 
 // link makes a hard link inside the tree. What the header says of owner, mode and times is not
 // looked at: the target's entry has said it.
-func (a *applier) link(rel string, hdr *tar.Header) error {
-	name := path.Clean("/" + hdr.Linkname)
-	dir, err := a.resolve(path.Dir(name))
-	if err != nil {
-		return fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
+func (a *applier) link(base string, hdr *tar.Header) error {
+	target := path.Clean("/" + hdr.Linkname)
+	err := a.tryLink(base, target)
+	if errors.Is(err, unix.EEXIST) {
+		// What is removed may be on the way to the target, so that is looked up again.
+		if err = a.remove(base); err == nil {
+			err = a.tryLink(base, target)
+		}
 	}
-	target := path.Join(dir, path.Base(name))
-	to, err := os.Lstat(a.full(target))
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, unix.ENOENT) {
 		return invalid("hard link to %q: no such file in the tree", hdr.Linkname)
 	}
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
 	}
-	if to.IsDir() {
-		return invalid("hard link to %q: a directory", hdr.Linkname)
-	}
-	a.claim(rel)
-	if at, err := os.Lstat(a.full(rel)); err == nil && os.SameFile(at, to) {
-		return nil
-	}
-	if err := a.makeWay(rel, true); err != nil {
-		return err
-	}
-	return os.Link(a.full(target), a.full(rel))
+	return nil
 }
 
-// finish does what has to wait for the last entry.
-func (a *applier) finish() error {
-	if err := a.completed(); err != nil {
+// tryLink returns EEXIST where something else has the name.
+func (a *applier) tryLink(base, target string) error {
+	last, err := a.from.lookup(target)
+	if err != nil {
 		return err
 	}
-	if a.rootHdr != nil {
-		a.current = a.rootHdr.Name
-		if err := a.attributes("/", a.rootHdr); err != nil {
-			return err
-		}
-		a.times["/"] = a.rootHdr.ModTime
+	if err := a.at.touch(); err != nil {
+		return err
 	}
-	for rel, mtime := range a.times {
-		a.current = rel
-		// The directory may be gone, or be reached through a symbolic link by now.
-		if at, err := a.resolve(rel); err != nil || at != rel {
-			continue
-		}
-		fi, err := os.Lstat(a.full(rel))
-		if err != nil || !fi.IsDir() {
-			continue
-		}
-		if err := setTime(a.full(rel), mtime); err != nil {
-			return err
-		}
+	from, at := a.from.dir().fd, a.at.dir().fd
+	err = unix.Linkat(from, last, at, base, 0)
+	var to, have unix.Stat_t
+	if err == nil || unix.Fstatat(from, last, &to, unix.AT_SYMLINK_NOFOLLOW) != nil {
+		return err
 	}
-	return nil
+	if to.Mode&unix.S_IFMT == unix.S_IFDIR {
+		return invalid("a directory")
+	}
+	if errors.Is(err, unix.EEXIST) && unix.Fstatat(at, base, &have, unix.AT_SYMLINK_NOFOLLOW) == nil && have.Dev == to.Dev && have.Ino == to.Ino {
+		return nil
+	}
+	return err
 }

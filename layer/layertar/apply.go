@@ -2,20 +2,21 @@ package layertar
 
 import (
 	"archive/tar"
+	"bufio"
 	"context"
 	"fmt"
 	"io"
-	"sync"
-
-	"github.com/containerd/containerd/v2/pkg/archive"
-	"github.com/containerd/log"
-	"github.com/sirupsen/logrus"
 )
+
+const readSize = 64 << 10
 
 // ApplyOptions says how Apply works. The zero value is right for a layer.
 type ApplyOptions struct {
 	// Progress, when set, is called after each entry with what was done so far. It must be quick.
 	Progress func(Stats)
+
+	// ForbidDevices refuses layers that bring character or block devices.
+	ForbidDevices bool
 }
 
 // Stats tells what Apply did.
@@ -23,6 +24,10 @@ type Stats struct {
 	Entries   int   // headers in the archive
 	Bytes     int64 // sum of the sizes of regular files, holes included
 	Whiteouts int   // whiteouts and opaque markers among the entries
+
+	// Rewritten tells that the layer replaced a file, or a directory, that it had brought itself. What was
+	// there first is nowhere in the tree, so a Recorder's record cannot bring the archive back.
+	Rewritten bool
 
 	// Warnings names what the file system could not hold and was left out, such as an extended
 	// attribute in an unknown namespace. At most maxWarnings of them are kept.
@@ -52,20 +57,17 @@ func Apply(ctx context.Context, dir string, r io.Reader, o ApplyOptions) (Stats,
 		return Stats{}, fmt.Errorf("apply layer: %w", err)
 	}
 	defer tree.close()
+	a, err := newApplier(ctx, tree, o)
+	if err != nil {
+		return Stats{}, fmt.Errorf("apply layer: %w", err)
+	}
+	defer a.close()
 
-	a := newApplier(tree, o)
 	src := &sourceReader{r: r}
-	_, err = archive.Apply(a.quiet(ctx), tree.path, src, archive.WithFilter(func(hdr *tar.Header) (bool, error) {
-		ours, err := a.entry(hdr)
-		return !ours, err
-	}))
-	if err == nil {
-		err = a.finish()
-	}
-	if err == nil {
-		a.current = ""
-		err = drain(ctx, src)
-	}
+	err = onOwnThread(func(exact bool) error {
+		a.masks = !exact
+		return a.archive(src)
+	})
 	if err != nil {
 		if src.err == nil { // else the archive is not to blame
 			err = classify(err)
@@ -76,6 +78,44 @@ func Apply(ctx context.Context, dir string, r io.Reader, o ApplyOptions) (Stats,
 		return a.stats, fmt.Errorf("apply layer: %w", err)
 	}
 	return a.stats, nil
+}
+
+// archive applies all entries, and reads src to its end.
+func (a *applier) archive(src io.Reader) error {
+	a.src = &source{r: bufio.NewReaderSize(src, readSize)} // an archive is read in steps of 512 bytes
+	a.tr = tar.NewReader(a.src)
+	for {
+		if err := a.ctx.Err(); err != nil {
+			return err
+		}
+		hdr, err := a.src.next(a.tr)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		if err := a.entry(hdr); err != nil {
+			return err
+		}
+		if err := a.skipContent(); err != nil {
+			return err
+		}
+		if a.options.Progress != nil {
+			a.options.Progress(a.stats)
+		}
+	}
+	if err := a.at.finish(); err != nil {
+		return err
+	}
+	a.current = ""
+	return drain(a.ctx, a.src)
+}
+
+// skipContent reads what an entry has that needs none.
+func (a *applier) skipContent() error {
+	_, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{a.tr}, a.buf)
+	return err
 }
 
 // drain reads what is left of r.
@@ -91,28 +131,4 @@ func drain(ctx context.Context, r io.Reader) error {
 			return err
 		}
 	}
-}
-
-// quiet returns a context that makes the archive library log into the statistics: packages of this
-// project do not log, and what was left out should reach the caller.
-func (a *applier) quiet(ctx context.Context) context.Context {
-	l := logrus.New()
-	l.SetOutput(io.Discard)
-	l.SetLevel(logrus.WarnLevel)
-	l.AddHook(&warningHook{a: a})
-	return log.WithLogger(ctx, logrus.NewEntry(l))
-}
-
-type warningHook struct {
-	mu sync.Mutex
-	a  *applier
-}
-
-func (h *warningHook) Levels() []logrus.Level { return []logrus.Level{logrus.WarnLevel} }
-
-func (h *warningHook) Fire(e *logrus.Entry) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.a.warn(e.Message)
-	return nil
 }

@@ -3,9 +3,11 @@ package layertar
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"os"
 
 	"golang.org/x/sys/unix"
 )
@@ -61,23 +63,44 @@ func sameContent(ctx context.Context, l, u *node) (bool, error) {
 	}
 	defer f2.Close()
 
+	sparse := l.sparse() && u.sparse()
 	buf1, buf2 := make([]byte, 64<<10), make([]byte, 64<<10)
-	for {
+	for off := int64(0); off < l.st.Size; {
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		n1, err1 := io.ReadFull(f1, buf1)
-		n2, err2 := io.ReadFull(f2, buf2)
-		if !bytes.Equal(buf1[:n1], buf2[:n2]) {
-			return false, nil
+		if sparse {
+			if off = min(dataAfter(f1, off, l.st.Size), dataAfter(f2, off, u.st.Size)); off == l.st.Size {
+				break
+			}
 		}
+		n1, err1 := f1.ReadAt(buf1, off)
+		n2, err2 := f2.ReadAt(buf2, off)
 		for _, err := range []error{err1, err2} {
-			if err != nil && err != io.EOF && err != io.ErrUnexpectedEOF {
+			if err != nil && err != io.EOF {
 				return false, fmt.Errorf("compare %q: %w", u.rel, err)
 			}
 		}
-		if err1 != nil || err2 != nil {
-			return err1 == err2, nil
+		if !bytes.Equal(buf1[:n1], buf2[:n2]) || err1 != err2 {
+			return false, nil
+		}
+		off += int64(n1)
+		if err1 == io.EOF {
+			break
 		}
 	}
+	return true, nil
+}
+
+// dataAfter returns where the first data at or behind off begin, the file's size if there are none. A file
+// system that knows no holes has data everywhere.
+func dataAfter(f *os.File, off, size int64) int64 {
+	at, err := unix.Seek(int(f.Fd()), off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO):
+		return size
+	case err != nil:
+		return off
+	}
+	return at
 }

@@ -15,7 +15,7 @@ var (
 	ErrInvalid     = errs.ErrInvalid     // the archive is malformed, or asks for what a layer cannot hold
 	ErrNoSpace     = errs.ErrNoSpace     // the file system is full
 	ErrDamaged     = errs.ErrDamaged     // a tree does not hold what the record says
-	ErrUnsupported = errs.ErrUnsupported // the archive cannot be recorded; see Recorder
+	ErrUnsupported = errs.ErrUnsupported // what the file system, or the caller, does not take
 )
 
 // classify adds the class that err's cause implies, where err carries none yet.
@@ -27,7 +27,8 @@ func classify(err error) error {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		return classed{err, errs.ErrNoSpace}
 	case errors.Is(err, tar.ErrHeader), errors.Is(err, tar.ErrFieldTooLong), errors.Is(err, io.ErrUnexpectedEOF),
-		errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENOTDIR):
+		errors.Is(err, syscall.ENAMETOOLONG), errors.Is(err, syscall.ELOOP), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.EFBIG),
+		errors.Is(err, syscall.EMLINK):
 		return classed{err, errs.ErrInvalid}
 	}
 	return err

@@ -20,7 +20,7 @@ func normalize(hdr *tar.Header) (sparse bool, err error) {
 		if name, ok := strings.CutPrefix(key, paxXattr); ok && !layerXattr(name) {
 			delete(hdr.PAXRecords, key)
 		}
-		sparse = sparse || strings.HasPrefix(key, "GNU.sparse.")
+		sparse = sparse || strings.HasPrefix(key, paxSparse)
 	}
 	switch hdr.Typeflag {
 	case tar.TypeGNUSparse:

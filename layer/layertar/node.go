@@ -100,6 +100,9 @@ func (n *node) isDir() bool      { return n.kind() == unix.S_IFDIR }
 func (n *node) mtime() time.Time { return time.Unix(n.st.Mtim.Unix()) }
 func (n *node) ctime() time.Time { return time.Unix(n.st.Ctim.Unix()) }
 
+// sparse reports whether a file has holes.
+func (n *node) sparse() bool { return n.st.Blocks*512 < n.st.Size }
+
 // linked reports whether other paths may share the inode.
 func (n *node) linked() bool { return n.st.Nlink > 1 && !n.isDir() }
 
@@ -120,7 +123,7 @@ func (n *node) readlink() (string, error) {
 }
 
 // content opens a regular file, and makes sure that it is the one that was looked at.
-func (n *node) content() (io.ReadCloser, error) {
+func (n *node) content() (*os.File, error) {
 	f, err := n.open(0)
 	if err != nil {
 		return nil, err

@@ -30,7 +30,12 @@ func Rebuild(ctx context.Context, dir string, record io.Reader, w io.Writer) err
 	if err != nil {
 		return fmt.Errorf("rebuild layer tar: read record: %w", classed{err, ErrDamaged})
 	}
-	a := &assembler{root: tree, ctx: ctx, dec: json.NewDecoder(z)}
+	at, err := newCursor(tree)
+	if err != nil {
+		return fmt.Errorf("rebuild layer tar: %w", err)
+	}
+	defer at.close()
+	a := &assembler{at: at, ctx: ctx, dec: json.NewDecoder(z)}
 	out := &ctxWriter{ctx: ctx, w: w}
 	if err := asm.WriteOutputTarStream(a, a, out); err != nil {
 		if ctx.Err() == nil && out.err == nil {
@@ -43,7 +48,7 @@ func Rebuild(ctx context.Context, dir string, record io.Reader, w io.Writer) err
 
 // An assembler hands the entries of a record, and the files that they name, to tar-split.
 type assembler struct {
-	*root
+	at   *cursor
 	ctx  context.Context
 	dec  *json.Decoder
 	size int64 // of the file that the last entry names
@@ -76,16 +81,16 @@ func (a *assembler) Next() (*storage.Entry, error) {
 
 // Get opens a file of the tree, following symbolic links on the way inside the tree only.
 func (a *assembler) Get(name string) (io.ReadCloser, error) {
-	rel := path.Clean("/" + name)
-	dir, err := a.resolve(path.Dir(rel))
+	base, err := a.at.lookup(path.Clean("/" + name))
 	if err != nil {
 		return nil, fmt.Errorf("entry %q: %w", name, err)
 	}
 	// The flags keep a fifo or a device from being waited for.
-	f, err := os.OpenFile(a.full(path.Join(dir, path.Base(rel))), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	fd, err := unix.Openat(a.at.dir().fd, base, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("entry %q: %w", name, err)
+		return nil, fmt.Errorf("entry %q: %w", name, &os.PathError{Op: "open", Path: name, Err: err})
 	}
+	f := os.NewFile(uintptr(fd), name)
 	fi, err := f.Stat()
 	if err == nil && (!fi.Mode().IsRegular() || fi.Size() != a.size) {
 		err = fmt.Errorf("is %s of %d bytes, the archive has a file of %d", fi.Mode(), fi.Size(), a.size)

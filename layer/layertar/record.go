@@ -2,15 +2,15 @@ package layertar
 
 import (
 	"archive/tar"
-	"compress/gzip"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"hash"
 	"hash/crc64"
 	"io"
 	"path"
 	"strings"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/vbatts/tar-split/tar/storage"
 )
 
@@ -83,10 +83,9 @@ func (rec *Recorder) fill() {
 
 // Close completes the record. It must be called exactly once, whether Apply succeeded or not.
 //
-// Any error means that what was written is of no use. ErrUnsupported: the archive has the same
-// file twice with different content, the first of which is nowhere in the tree, so no record can
-// bring it back; the layer itself is good. ErrInvalid: the archive is malformed, or was not read to
-// its end.
+// Any error means that what was written is of no use. So is it without one where Stats.Rewritten is
+// set: then content that the record leaves to the tree is not there. ErrInvalid: the archive is
+// malformed, or was not read to its end.
 func (rec *Recorder) Close() error {
 	end := io.EOF
 	if rec.err != io.EOF || len(rec.chunk) > 0 {
@@ -101,8 +100,11 @@ func (rec *Recorder) Close() error {
 
 // record reads an archive to its end and writes its metadata.
 func record(r io.Reader, w io.Writer) error {
-	z := gzip.NewWriter(w)
-	s := &scribe{r: r, enc: json.NewEncoder(z), sums: map[string]uint64{}}
+	z, err := gzip.NewWriterLevel(w, gzip.BestSpeed)
+	if err != nil {
+		return err
+	}
+	s := &scribe{r: r, enc: json.NewEncoder(z), sum: crc64.New(storage.CRCTable), buf: make([]byte, readSize)}
 	if err := s.archive(); err != nil {
 		return err
 	}
@@ -116,8 +118,8 @@ type scribe struct {
 	pos     int
 	content bool   // what is being read is in the tree
 	pending []byte // literal bytes that are not written yet
-	sums    map[string]uint64
-	table   *crc64.Table
+	sum     hash.Hash64
+	buf     []byte
 }
 
 // Read is how the tar reader gets its bytes: exactly as many as it needs, because it does not read
@@ -151,7 +153,6 @@ func (s *scribe) write(e storage.Entry) error {
 }
 
 func (s *scribe) archive() error {
-	s.table = storage.CRCTable
 	tr := tar.NewReader(s)
 	for {
 		hdr, err := tr.Next()
@@ -180,39 +181,20 @@ func (s *scribe) entry(tr *tar.Reader, hdr *tar.Header) error {
 		return err
 	}
 	name := path.Clean("/" + hdr.Name)
-	plain := hdr.Typeflag == tar.TypeReg && !sparse && hdr.Size > 0 && !strings.Contains(name, "/"+whiteoutPrefix)
-	if !plain {
-		if err := s.replaces(name, hdr, 0); err != nil {
-			return err
-		}
+	if hdr.Typeflag != tar.TypeReg || sparse || hdr.Size == 0 || strings.Contains(name, "/"+whiteoutPrefix) {
 		return nil // the tar reader passes over the content, which makes it literal
 	}
 	if err := s.flush(); err != nil {
 		return err
 	}
-	h := crc64.New(s.table)
+	s.sum.Reset()
 	s.content = true
-	_, err = io.Copy(h, tr)
+	_, err = io.CopyBuffer(s.sum, struct{ io.Reader }{tr}, s.buf)
 	s.content = false
 	if err != nil {
 		return err
 	}
-	if err := s.replaces(name, hdr, h.Sum64()); err != nil {
-		return err
-	}
-	e := storage.Entry{Type: storage.FileType, Size: hdr.Size, Payload: h.Sum(nil)}
+	e := storage.Entry{Type: storage.FileType, Size: hdr.Size, Payload: s.sum.Sum(nil)}
 	e.SetName(hdr.Name)
 	return s.write(e)
-}
-
-// replaces fails where an entry takes the place of a file whose content was left to the tree.
-func (s *scribe) replaces(name string, hdr *tar.Header, sum uint64) error {
-	before, ok := s.sums[name]
-	if ok && (hdr.Typeflag != tar.TypeReg || hdr.Size == 0 || before != sum) {
-		return classed{errors.New("comes twice with different content"), ErrUnsupported}
-	}
-	if hdr.Typeflag == tar.TypeReg && hdr.Size > 0 {
-		s.sums[name] = sum
-	}
-	return nil
 }

@@ -7,13 +7,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// setTime sets the modification time, and the time of last access to the same; the kernel clamps what
+// setTimeAt sets the modification time, and the time of last access to the same; the kernel clamps what
 // the file system cannot hold. A symbolic link is not followed.
-func setTime(path string, mtime time.Time) error {
+func setTimeAt(at int, name string, mtime time.Time) error {
 	ts := unix.Timespec{Sec: mtime.Unix(), Nsec: int64(mtime.Nanosecond())}
-	err := unix.UtimesNanoAt(unix.AT_FDCWD, path, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW)
-	if err != nil {
-		return &os.PathError{Op: "utimensat", Path: path, Err: err}
+	if err := unix.UtimesNanoAt(at, name, []unix.Timespec{ts, ts}, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return &os.PathError{Op: "utimensat", Path: name, Err: err}
 	}
 	return nil
 }

@@ -2,48 +2,70 @@ package layertar
 
 import (
 	"errors"
-	"io/fs"
+	"fmt"
 	"os"
-	"path"
+
+	"golang.org/x/sys/unix"
 )
 
-// whiteout removes what lower layers hold under a name.
-func (a *applier) whiteout(dir, name string) error {
+// whiteout removes what lower layers hold under a name in the current directory.
+func (a *applier) whiteout(name string) error {
 	if name == "" || name == "." || name == ".." {
 		return invalid("whiteout of %q", name)
 	}
-	rel := path.Join(dir, name)
-	if _, err := os.Lstat(a.full(rel)); errors.Is(err, fs.ErrNotExist) {
+	var st unix.Stat_t
+	err := unix.Fstatat(a.at.dir().fd, name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	return a.hide(rel)
-}
-
-// hide removes rel, but not what this layer brought.
-func (a *applier) hide(rel string) error {
-	if _, mine := a.ours[rel]; !mine {
-		return a.makeWay(rel, true)
+	if err != nil {
+		return a.pathError("stat", name, err)
 	}
-	return a.hideBelow(rel)
+	return a.hide(name)
 }
 
-// hideBelow removes what lower layers hold in a directory. Anything but a directory is left alone.
-func (a *applier) hideBelow(rel string) error {
-	fi, err := os.Lstat(a.full(rel))
+// hide removes an entry of the current directory, but not what this layer brought.
+func (a *applier) hide(base string) error {
+	if !a.ours.holds(a.at.dir().path + "/" + base) {
+		return a.remove(base)
+	}
+	err := a.at.push(base)
+	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
+		return nil
+	}
+	if err != nil {
+		return a.pathError("open", base, err)
+	}
+	if err := a.hideAll(); err != nil {
+		return err
+	}
+	return a.at.pop()
+}
+
+// hideAll removes what lower layers hold in the current directory.
+func (a *applier) hideAll() error {
+	names, err := a.at.dir().list()
 	if err != nil {
 		return err
 	}
-	if !fi.IsDir() {
-		return nil
-	}
-	entries, err := os.ReadDir(a.full(rel))
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if err := a.hide(path.Join(rel, e.Name())); err != nil {
+	for _, name := range names {
+		if err := a.hide(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (d *openDir) list() ([]string, error) {
+	fd, err := unix.Openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("list %q: %w", d.rel(), err)
+	}
+	f := os.NewFile(uintptr(fd), d.rel())
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list %q: %w", d.rel(), err)
+	}
+	return names, nil
 }

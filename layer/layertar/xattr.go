@@ -11,8 +11,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// paxXattr starts the PAX records that carry extended attributes.
-const paxXattr = "SCHILY.xattr."
+const (
+	paxXattr   = "SCHILY.xattr." // starts the PAX records that carry extended attributes
+	aclDefault = "system.posix_acl_default"
+)
 
 // layerXattr tells whether an attribute is part of a layer. What the host keeps for itself is not:
 // trusted.* belongs to its file systems, security.selinux to its policy.
@@ -102,30 +104,61 @@ func growing(read func([]byte) (int, error)) ([]byte, error) {
 	}
 }
 
-// replaceXattrs gives path exactly the attributes in set, apart from those that are not part of a
-// layer. It returns the names that the file system does not take.
-func replaceXattrs(path string, set map[string]string) (refused []string, err error) {
+// removeXattrs takes the attributes from path that its header does not have, apart from those that are
+// not part of a layer.
+func removeXattrs(path string, hdr *tar.Header) error {
 	names, err := listXattrs(path)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, name := range names {
-		if _, keep := set[name]; keep || !layerXattr(name) {
+		if _, keep := hdr.PAXRecords[paxXattr+name]; keep || !layerXattr(name) {
 			continue
 		}
 		if err := unix.Lremovexattr(path, name); err != nil && !errors.Is(err, unix.ENODATA) {
-			return nil, &os.PathError{Op: "removexattr " + name, Path: path, Err: err}
+			return &os.PathError{Op: "removexattr " + name, Path: path, Err: err}
 		}
 	}
-	for name, value := range set {
-		err := unix.Lsetxattr(path, name, []byte(value), 0)
-		switch {
-		case errors.Is(err, unix.ENOTSUP):
-			refused = append(refused, fmt.Sprintf("extended attribute %q", name))
-		case err != nil:
-			return nil, &os.PathError{Op: "setxattr " + name, Path: path, Err: err}
+	return nil
+}
+
+// setXattrs gives an entry of the current directory the extended attributes of its header.
+func (a *applier) setXattrs(base string, hdr *tar.Header) error {
+	for name, value := range headerXattrs(hdr) {
+		err := unix.Lsetxattr(a.at.dir().proc(base), name, []byte(value), 0)
+		if err == nil {
+			continue
 		}
+		if a.leaveOut(hdr, err) {
+			a.warn(fmt.Sprintf("left out: extended attribute %q", name))
+			continue
+		}
+		return a.xattrError(name, value, err)
 	}
-	sort.Strings(refused)
-	return refused, nil
+	return nil
+}
+
+// leaveOut tells whether an attribute was refused because no file of that kind has such ones here.
+func (a *applier) leaveOut(hdr *tar.Header, err error) bool {
+	ordinary := hdr.Typeflag == tar.TypeReg || hdr.Typeflag == tar.TypeDir
+	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.EPERM) && !ordinary
+}
+
+// xattrError tells an attribute that breaks a limit from a disk that is full: ext4 says ENOSPC for both.
+func (a *applier) xattrError(name, value string, err error) error {
+	text := fmt.Sprintf("extended attribute %.300q of %d bytes", name, len(value))
+	switch {
+	case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ERANGE), errors.Is(err, unix.EINVAL):
+		return invalid("%s: %w", text, err)
+	case errors.Is(err, unix.ENOSPC) && a.hasRoom():
+		return classed{fmt.Errorf("%s: too large for this file system: %w", text, err), ErrUnsupported}
+	}
+	return fmt.Errorf("%s: %w", text, err)
+}
+
+// hasRoom reports whether the disk has room for what an attribute can take.
+func (a *applier) hasRoom() bool {
+	var st unix.Statfs_t
+	err := unix.Fstatfs(a.at.dir().fd, &st)
+	return err == nil && st.Bavail*uint64(st.Bsize) > 1<<20
 }
