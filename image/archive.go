@@ -2,10 +2,7 @@ package image
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
-	"io"
 	"regexp"
 	"strings"
 	"time"
@@ -17,12 +14,6 @@ import (
 	// The algorithms that OCI registers for digests.
 	_ "crypto/sha256"
 	_ "crypto/sha512"
-)
-
-const (
-	maxDocument = 8 << 20 // bytes of a manifest, config or index; registries refuse more than 4 MiB
-	maxLayers   = 1024    // of an image; overlay-based engines stop at 125
-	maxImages   = 4096    // of an archive
 )
 
 // archived is an image as an archive describes it: its documents are checked, its layers not yet.
@@ -45,25 +36,46 @@ type archivedLayer struct {
 	size      int64         // of them; -1 where the archive does not spell it
 	mediaType string
 	diffID    digest.Digest
+	tar       int64 // bytes of the tar; known once the layer is there
+}
+
+// algorithm is what the digest of the layer's bytes is made with.
+func (l *archivedLayer) algorithm() digest.Algorithm {
+	if l.blob == "" {
+		return digest.SHA256
+	}
+	return l.blob.Algorithm()
+}
+
+// open opens the layer's file, which must have the size that was claimed.
+func (l *archivedLayer) open(ctx context.Context, t tree) (*blob, error) {
+	b, err := t.open(ctx, l.path)
+	if err != nil {
+		return nil, err
+	}
+	if l.size >= 0 && b.size != l.size {
+		err := damaged("has %d bytes, its manifest says %d", b.size, l.size)
+		return nil, errors.Join(err, b.Close())
+	}
+	return b, nil
 }
 
 // readArchive finds out what kind of archive t is and reads its images.
 func readArchive(ctx context.Context, t tree, platform string) ([]*archived, error) {
-	match, err := newPlatformMatcher(platform)
+	oci, err := newOCIReader(t, platform)
 	if err != nil {
 		return nil, err
 	}
-	oci := &ociReader{tree: t, match: match, seen: map[digest.Digest]*chosen{}}
-	docker, err := has(t, "manifest.json")
+	docker, err := oci.has(ctx, "manifest.json")
 	if err != nil {
 		return nil, err
 	}
-	layout, err := has(t, "index.json")
+	layout, err := oci.has(ctx, "index.json")
 	if err != nil {
 		return nil, err
 	}
 	if docker {
-		images, err := readDocker(ctx, t, oci)
+		images, err := readDocker(ctx, oci)
 		if err != nil || len(images) > 0 {
 			return images, err
 		}
@@ -74,46 +86,28 @@ func readArchive(ctx context.Context, t tree, platform string) ([]*archived, err
 	if docker {
 		return nil, damaged("image archive: manifest.json names no image")
 	}
-	if old, err := has(t, "repositories"); err != nil || old {
+	if old, err := oci.has(ctx, "repositories"); err != nil || old {
 		return nil, errors.Join(err, unsupported("image archive: written by docker save before Docker 1.10"))
 	}
 	return nil, damaged("image archive: neither manifest.json (docker save) nor index.json (OCI layout) in it")
 }
 
-// has reports whether the archive has a file.
-func has(t tree, name string) (bool, error) {
-	b, err := t.open(name)
-	if errors.Is(err, errMissing) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return true, b.Close()
-}
-
-// readDocument reads a file of the archive that must fit into memory.
-func readDocument(t tree, name string) ([]byte, error) {
-	b, err := t.open(name)
+// foresee reads the images of a stream from the document that comes first, while most of it is still to
+// come. What readArchive says in the end may be something else, about images and their names; not about
+// the layers, whose names are digests of what is in them.
+func foresee(ctx context.Context, t *streamTree, platform string) ([]*archived, error) {
+	oci, err := newOCIReader(t, platform)
 	if err != nil {
 		return nil, err
 	}
-	defer b.Close()
-	if b.size > maxDocument {
-		return nil, damaged("image archive: %s: %d bytes are too many for a manifest or config", name, b.size)
+	oci.early = true
+	switch name, err := t.first(ctx, "manifest.json", "index.json"); {
+	case err != nil:
+		return nil, err
+	case name == "manifest.json":
+		return readDocker(ctx, oci)
 	}
-	data := make([]byte, b.size)
-	if _, err := io.ReadFull(io.NewSectionReader(b, 0, b.size), data); err != nil {
-		return nil, fmt.Errorf("read image archive: %s: %w", name, err)
-	}
-	return data, nil
-}
-
-func parseDocument(name string, data []byte, into any) error {
-	if err := json.Unmarshal(data, into); err != nil {
-		return damaged("image archive: %s: %v", name, err)
-	}
-	return nil
+	return oci.images(ctx)
 }
 
 // blobPath is where an OCI layout keeps a blob.
@@ -139,7 +133,7 @@ func spelledDigest(name string) digest.Digest {
 }
 
 // use fills in what the config says: id, platform, time, and the layers' diff ids and names.
-func (a *archived) use(name string, config []byte) error {
+func (r *ociReader) use(a *archived, name string, config []byte) error {
 	var c ocispec.Image
 	if err := parseDocument(name, config, &c); err != nil {
 		return err
@@ -153,7 +147,7 @@ func (a *archived) use(name string, config []byte) error {
 	if len(c.RootFS.DiffIDs) != len(a.layers) {
 		return damaged("image archive: %s: %d diff ids for %d layers", name, len(c.RootFS.DiffIDs), len(a.layers))
 	}
-	if len(a.layers) > maxLayers {
+	if r.layers += len(a.layers); len(a.layers) > maxLayers || r.layers > maxAllLayers {
 		return damaged("image archive: %s: %d layers are too many", name, len(a.layers))
 	}
 	for i, d := range c.RootFS.DiffIDs {

@@ -8,13 +8,18 @@
 // from the first load on; see RebuildLayer.
 //
 // Nothing in an archive is believed. Manifests, configs and indexes are read up to a bound and checked
-// against their digests; then the digests of all layers of all images in the archive are compared
-// before the first layer is made; and each layer's diff id is compared once more while it is unpacked,
-// before it is recorded. Where a digest of the compressed bytes is not spelled in the archive, the diff
-// id is what is compared beforehand. An image is recorded, with its references, in one transaction
-// after all layers of the archive exist: whatever List shows is whole. A load that fails or is
-// cancelled removes the layers it made and nobody else uses; one that is killed leaves layers that
-// `prune` or the next load of the image finds.
+// against their digests, and the sizes of layers against their manifests, before the first layer is made.
+// Each layer is then read once: what is read, hashed and decompressed ahead is what is unpacked, and its
+// node is recorded only after the digest of its bytes in the archive, where that spells one, and its diff
+// id were right. A layer that is there already is not read at all. An image is recorded, with its
+// references, in one transaction after all layers of the archive exist: whatever List shows is whole.
+//
+// A load of an archive that is damaged, invalid or not supported removes the layers it made and nobody
+// else uses. One that is killed, cancelled, or ended by something else than its archive leaves the layers
+// that are whole: the next load of the archive goes on from there, and `prune` removes them.
+//
+// A stream is unpacked while it comes in, as far as its order allows: where index.json or manifest.json
+// and the configs come before the layers. The rest waits in a file without a name.
 //
 // # Errors
 //

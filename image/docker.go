@@ -24,8 +24,8 @@ type dockerEntry struct {
 }
 
 // readDocker reads the images of manifest.json, of which there may be none.
-func readDocker(ctx context.Context, t tree, oci *ociReader) ([]*archived, error) {
-	data, err := readDocument(t, "manifest.json")
+func readDocker(ctx context.Context, oci *ociReader) ([]*archived, error) {
+	data, err := oci.document(ctx, "manifest.json")
 	if err != nil {
 		return nil, err
 	}
@@ -38,10 +38,7 @@ func readDocker(ctx context.Context, t tree, oci *ociReader) ([]*archived, error
 	}
 	var images []*archived
 	for _, raw := range entries {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
-		a, err := readDockerEntry(ctx, t, raw, oci)
+		a, err := readDockerEntry(ctx, raw, oci)
 		if err != nil {
 			return nil, err
 		}
@@ -50,7 +47,7 @@ func readDocker(ctx context.Context, t tree, oci *ociReader) ([]*archived, error
 	return images, nil
 }
 
-func readDockerEntry(ctx context.Context, t tree, raw json.RawMessage, oci *ociReader) (*archived, error) {
+func readDockerEntry(ctx context.Context, raw json.RawMessage, oci *ociReader) (*archived, error) {
 	var e dockerEntry
 	if err := parseDocument("manifest.json", raw, &e); err != nil {
 		return nil, err
@@ -58,7 +55,7 @@ func readDockerEntry(ctx context.Context, t tree, raw json.RawMessage, oci *ociR
 	if e.Config == "" {
 		return nil, damaged("image archive: manifest.json: an image without a config")
 	}
-	config, err := readDocument(t, e.Config)
+	config, err := oci.document(ctx, e.Config)
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +66,7 @@ func readDockerEntry(ctx context.Context, t tree, raw json.RawMessage, oci *ociR
 	for _, p := range e.Layers {
 		a.layers = append(a.layers, archivedLayer{path: p, blob: spelledDigest(p), size: -1, mediaType: ocispec.MediaTypeImageLayer})
 	}
-	if err := a.use(e.Config, config); err != nil {
+	if err := oci.use(a, e.Config, config); err != nil {
 		return nil, err
 	}
 	for i, l := range a.layers {
@@ -79,6 +76,9 @@ func readDockerEntry(ctx context.Context, t tree, raw json.RawMessage, oci *ociR
 	}
 	if a.refs, err = dockerRefs(e.RepoTags); err != nil {
 		return nil, err
+	}
+	if oci.early {
+		return a, nil // the layout may come much later
 	}
 	return a, a.useManifestOf(ctx, oci)
 }

@@ -23,6 +23,9 @@ var (
 // ErrDamaged beside it.
 var errMissing = errors.New("not in the archive")
 
+// errGone says that the bytes of a stream that are needed once more were let go.
+var errGone = errs.WithHint(fmt.Errorf("image archive: a layer was removed that has come by: %w", ErrBusy), "load the stream again")
+
 func damaged(format string, args ...any) error {
 	return fmt.Errorf(format+": %w", append(args, ErrDamaged)...)
 }

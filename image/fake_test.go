@@ -32,6 +32,8 @@ type fakeStore struct {
 	busy   map[string]bool // somebody mounts it
 	fills  []string        // names in the order of filling
 
+	forbidDevices bool
+
 	// Hooks for races; called without the lock.
 	beforeCreate, beforeUpdate func()
 }
@@ -50,9 +52,15 @@ func newFakeStore(t *testing.T) *fakeStore {
 }
 
 type fakeWriter struct {
+	s     *fakeStore
 	root  string
 	blobs map[string]*bytes.Buffer
+	attrs map[string]string
 }
+
+func (w *fakeWriter) SetAttr(key, value string) { w.attrs[key] = value }
+
+func (w *fakeWriter) DevicesForbidden() bool { return w.s.forbidDevices }
 
 func (w *fakeWriter) Root() string { return w.root }
 
@@ -73,13 +81,35 @@ func (s *fakeStore) chain(name string) *sync.Mutex {
 	return s.chains[name]
 }
 
-func (s *fakeStore) CreateLayer(ctx context.Context, name string, o layer.LayerOptions, fill func(ctx context.Context, w layerWriter) error) (layer.Node, error) {
+func (s *fakeStore) CreateLayers(ctx context.Context, layers []newLayer) ([]layer.Node, error) {
+	var made []layer.Node
+	for i, l := range layers {
+		chain := s.chain(l.name)
+		if i == 0 {
+			chain.Lock()
+		} else if !chain.TryLock() {
+			return made, nil
+		} else {
+			l.o.Parent = layers[i-1].name
+		}
+		n, err := s.createLayer(ctx, l)
+		chain.Unlock()
+		if i > 0 && errors.Is(err, layer.ErrExists) {
+			return made, nil
+		}
+		if err != nil {
+			return made, err
+		}
+		made = append(made, n)
+	}
+	return made, nil
+}
+
+func (s *fakeStore) createLayer(ctx context.Context, l newLayer) (layer.Node, error) {
+	name, o := l.name, l.o
 	if s.beforeCreate != nil {
 		s.beforeCreate()
 	}
-	chain := s.chain(name)
-	chain.Lock()
-	defer chain.Unlock()
 	s.mu.Lock()
 	if s.layers[name] != nil {
 		s.mu.Unlock()
@@ -101,8 +131,8 @@ func (s *fakeStore) CreateLayer(ctx context.Context, name string, o layer.LayerO
 			return layer.Node{}, err
 		}
 	}
-	w := &fakeWriter{root, map[string]*bytes.Buffer{}}
-	err = fill(ctx, w)
+	w := &fakeWriter{s, root, map[string]*bytes.Buffer{}, maps.Clone(o.Attrs)}
+	err = l.fill(ctx, w)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err == nil && o.Parent != "" && s.layers[o.Parent] == nil {
@@ -112,15 +142,15 @@ func (s *fakeStore) CreateLayer(ctx context.Context, name string, o layer.LayerO
 		os.RemoveAll(root)
 		return layer.Node{}, fmt.Errorf("create layer %q: %w", name, err)
 	}
-	l := &fakeLayer{
-		node: layer.Node{Name: name, Kind: layer.KindLayer, Parent: o.Parent, Created: time.Now(), Attrs: maps.Clone(o.Attrs)},
+	made := &fakeLayer{
+		node: layer.Node{Name: name, Kind: layer.KindLayer, Parent: o.Parent, Created: time.Now(), Attrs: w.attrs},
 		root: root, blobs: map[string][]byte{},
 	}
 	for kind, b := range w.blobs {
-		l.blobs[kind] = b.Bytes()
+		made.blobs[kind] = b.Bytes()
 	}
-	s.layers[name] = l
-	return l.node, nil
+	s.layers[name] = made
+	return made.node, nil
 }
 
 func (s *fakeStore) Get(_ context.Context, name string) (layer.Node, error) {

@@ -2,10 +2,10 @@ package image
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -18,7 +18,7 @@ import (
 // memTree is an archive in memory.
 type memTree map[string]string
 
-func (m memTree) open(name string) (*blob, error) {
+func (m memTree) open(_ context.Context, name string) (*blob, error) {
 	clean, err := cleanName(name)
 	if err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func FuzzTarIndex(f *testing.F) {
 			return
 		}
 		for name := range tree.entries {
-			b, err := tree.open(name)
+			b, err := tree.open(t.Context(), name)
 			if err != nil {
 				continue
 			}
@@ -188,30 +188,6 @@ func FuzzReference(f *testing.F) {
 			t.Fatalf("%q: NUL in %q", s, key)
 		}
 	})
-}
-
-// TestSpool copies holes as holes, and leaves no file behind.
-func TestSpool(t *testing.T) {
-	dir := t.TempDir()
-	data := append(bytes.Repeat([]byte("data"), 100000), make([]byte, 3<<20)...)
-	f, size, err := spool(bytes.NewReader(data), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	got := make([]byte, size)
-	if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, data) {
-		t.Errorf("%d bytes (%v), want %d", size, err, len(data))
-	}
-	if left, _ := filepath.Glob(dir + "/*"); len(left) > 0 {
-		t.Errorf("left: %q", left)
-	}
-	if _, _, err := spool(io.MultiReader(bytes.NewReader(data), failingReader{}), dir); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("failing source: %v", err)
-	}
-	if _, _, err := spool(bytes.NewReader(data), dir+"/nothing"); err == nil {
-		t.Error("spooled into a directory that is not there")
-	}
 }
 
 type failingReader struct{}

@@ -6,29 +6,17 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"time"
 
-	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
 var (
-	pointVerified = fault.New("image.load.verified")
+	pointChecked  = fault.New("image.load.checked")
 	pointMade     = fault.New("image.load.layer-made")
 	pointAllMade  = fault.New("image.load.all-made")
 	pointRecorded = fault.New("image.load.recorded")
-)
-
-// What a layer node that came with an image has as attributes.
-const (
-	attrChainID   = "image.chainID"
-	attrDiffID    = "image.diffID"
-	attrDigest    = "image.digest" // of the layer as it came: packed or not
-	attrPacked    = "image.packedSize"
-	attrMediaType = "image.mediaType"
-	attrPosition  = "image.position" // in the chain, 0 is the lowest
 )
 
 // maxAttempts bounds how often a load starts again because somebody removed layers under it.
@@ -59,34 +47,89 @@ func (l Loaded) String() string {
 }
 
 // Load loads all images of an archive: a file, a directory, or "-" for LoadOptions.Input. All of them
-// are there when it returns nil; after an error nothing that it made is. An image or a layer that is
-// there already is used. A reference that another image had moves to the new one.
+// are there when it returns nil. An image or a layer that is there already is used. A reference that
+// another image had moves to the new one.
+//
+// After an error no image is there that was not before. Of an archive that is damaged, invalid or not
+// supported, the layers that were made are removed again. Where something else came between, such as the
+// end of ctx or a full pool, those that are whole stay, and the next load of the archive goes on from
+// there.
 func Load(ctx context.Context, s *layer.Store, source string, o LoadOptions) ([]Loaded, error) {
 	return load(ctx, storeNodes{s}, source, o)
 }
 
 func load(ctx context.Context, n nodes, source string, o LoadOptions) ([]Loaded, error) {
+	if _, err := newPlatformMatcher(o.Platform); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	t, err := openSource(ctx, source, o)
 	if err != nil {
 		return nil, err
 	}
 	defer t.Close()
-	images, err := readArchive(ctx, t, o.Platform)
+	l := &loader{
+		nodes: n, tree: t, report: newReporter(o.Progress),
+		settled: map[string]bool{}, attrs: map[string]map[string]string{}, found: map[string]facts{},
+	}
+	loaded, err := l.load(ctx, o.Platform)
+	if err != nil {
+		return nil, l.undo(ctx, err)
+	}
+	return loaded, pointRecorded.Hit()
+}
+
+func (l *loader) load(ctx context.Context, platform string) ([]Loaded, error) {
+	if t, ok := l.tree.(*streamTree); ok {
+		if err := l.begin(ctx, t, platform); err != nil {
+			return nil, err
+		}
+	}
+	images, err := readArchive(ctx, l.tree, platform)
 	if err != nil {
 		return nil, err
 	}
-	l := &loader{nodes: n, tree: t, images: merged(images), report: newReporter(o.Progress)}
+	l.images = merged(images)
+	if err := l.check(ctx); err != nil {
+		return nil, err
+	}
 	l.report.plan(l.images)
-	if err := l.verify(ctx); err != nil {
+	if err := pointChecked.Hit(); err != nil {
 		return nil, err
 	}
-	if err := pointVerified.Hit(); err != nil {
-		return nil, err
+	return loadedOf(images), l.run(ctx)
+}
+
+// begin makes layers of a stream while it comes in, as far as its order allows, and reads it to the end.
+func (l *loader) begin(ctx context.Context, t *streamTree, platform string) error {
+	images, err := foresee(ctx, t, platform)
+	if err == nil {
+		l.images = merged(images)
+		l.report.plan(l.images)
+		l.uses = usesOf(l.images)
+		err = l.makeAll(ctx)
+		l.uses = nil
+		// What is not there now may not be needed in the end, and what was removed can be made again.
+		if err != nil && !errors.Is(err, errMissing) && !errors.Is(err, errVanished) {
+			return err
+		}
 	}
-	if err := l.run(ctx); err != nil {
-		return nil, l.undo(ctx, err)
+	return t.whole(ctx)
+}
+
+// usesOf counts the layers that are made of each file.
+func usesOf(images []*archived) map[string]int {
+	uses, seen := map[string]int{}, map[string]bool{}
+	for _, a := range images {
+		for _, lay := range a.layers {
+			if !seen[lay.name] {
+				seen[lay.name] = true
+				uses[lay.path]++
+			}
+		}
 	}
-	return loadedOf(images), pointRecorded.Hit()
+	return uses
 }
 
 // merged joins the images of one id, which an archive may name more than once.
@@ -126,11 +169,19 @@ func loadedOf(images []*archived) []Loaded {
 // loader is one run of Load.
 type loader struct {
 	nodes
-	tree   tree
-	images []*archived
-	sizes  map[string]int64 // tar bytes of layers, by name
-	made   []string         // names of the layers that this load made
-	report *reporter
+	tree    tree
+	images  []*archived
+	report  *reporter
+	made    []string        // names of the layers that this load made
+	settled map[string]bool // layers that were told of as done or existing
+
+	// What is known of layers, by name: attributes of those that were there, what was found out
+	// reading, and sizes of tars from the records of images, nil until asked for.
+	attrs    map[string]map[string]string
+	found    map[string]facts
+	recorded map[string]int64
+
+	uses map[string]int // how many layers will be made of a file; nil where all files stay
 }
 
 // errVanished says that a layer that was there is gone: somebody removes images at the same time.
@@ -139,110 +190,71 @@ var errVanished = errors.New("a layer was removed meanwhile")
 // run makes the layers and records the images. Layers that exist already, or that another process makes
 // first, can be removed until the images hold them; then it makes them again.
 func (l *loader) run(ctx context.Context) error {
-	if err := l.knownSizes(ctx); err != nil {
-		return err
-	}
 	for attempt := 1; ; attempt++ {
-		err := l.makeAll(ctx)
-		if err == nil {
-			err = l.record(ctx)
-		}
+		err := l.runOnce(ctx)
 		if !errors.Is(err, errVanished) || attempt == maxAttempts {
 			return err
 		}
 	}
 }
 
-func (l *loader) makeAll(ctx context.Context) error {
-	for _, a := range l.images {
-		for i := range a.layers {
-			if err := l.ensure(ctx, a, i); err != nil {
-				return err
-			}
-		}
-	}
-	return pointAllMade.Hit()
-}
-
-// ensure makes the i-th layer of an image unless it is there.
-func (l *loader) ensure(ctx context.Context, a *archived, i int) error {
-	lay := &a.layers[i]
-	parent := ""
-	if i > 0 {
-		parent = a.layers[i-1].name
-	}
-	for range maxAttempts {
-		n, err := l.Get(ctx, lay.name)
-		if err == nil {
-			return l.useExisting(ctx, lay, n)
-		}
-		if !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		var fillErr error
-		_, err = l.CreateLayer(ctx, lay.name, layer.LayerOptions{Parent: parent, Attrs: l.attrs(lay, i)}, func(ctx context.Context, w layerWriter) error {
-			fillErr = l.fill(ctx, w, lay)
-			return fillErr
-		})
-		switch {
-		case err == nil:
-			l.made = append(l.made, lay.name)
-			l.report.event(Event{Stage: StageDone, Layer: lay.name, Done: l.sizes[lay.name], Total: l.sizes[lay.name]})
-			return pointMade.Hit()
-		case fillErr != nil:
-			return err
-		case errors.Is(err, ErrNotFound):
-			return fmt.Errorf("%w: %w", err, errVanished)
-		case !errors.Is(err, ErrExists):
-			return err
-		}
-	}
-	return fmt.Errorf("layer %q: %w: %w", lay.name, errVanished, ErrBusy)
-}
-
-func (l *loader) attrs(lay *archivedLayer, position int) map[string]string {
-	return map[string]string{
-		attrChainID:   chainOf(lay.name),
-		attrDiffID:    lay.diffID.String(),
-		attrDigest:    lay.blob.String(),
-		attrPacked:    strconv.FormatInt(lay.size, 10),
-		attrMediaType: lay.mediaType,
-		attrPosition:  strconv.Itoa(position),
-	}
-}
-
-// useExisting checks that a node of a layer's name is that layer: names can be given by users too.
-func (l *loader) useExisting(ctx context.Context, lay *archivedLayer, n layer.Node) error {
-	if n.Kind != layer.KindLayer || n.Attrs[attrChainID] != chainOf(lay.name) {
-		err := fmt.Errorf("layer %q: a %s of that name is not from an image: %w", lay.name, n.Kind, ErrExists)
-		return errs.WithHint(err, "rename it, then load again")
-	}
-	l.report.event(Event{Stage: StageExists, Layer: lay.name})
-	if _, ok := l.sizes[lay.name]; ok {
-		return nil
-	}
-	size, err := l.measure(ctx, lay)
-	l.sizes[lay.name] = size
-	return err
-}
-
-// knownSizes collects the sizes of the layers that recorded images have.
-func (l *loader) knownSizes(ctx context.Context) error {
-	l.sizes = map[string]int64{}
-	docs, err := l.Documents(ctx, kindImage)
-	if err != nil {
+func (l *loader) runOnce(ctx context.Context) error {
+	if err := l.makeAll(ctx); err != nil {
 		return err
 	}
-	for _, d := range docs {
-		r, err := decodeImage(d)
-		if err != nil {
-			return err
-		}
-		for i, name := range d.Layers {
-			l.sizes[name] = r.Layers[i].Size
+	if err := pointAllMade.Hit(); err != nil {
+		return err
+	}
+	if err := l.complete(ctx); err != nil {
+		return err
+	}
+	if err := l.removeSurplus(ctx); err != nil {
+		return err
+	}
+	return l.record(ctx)
+}
+
+// removeSurplus removes layers that a stream promised at first and that no image of it has.
+func (l *loader) removeSurplus(ctx context.Context) error {
+	wanted := map[string]bool{}
+	for _, a := range l.images {
+		for _, lay := range a.layers {
+			wanted[lay.name] = true
 		}
 	}
-	return nil
+	kept, surplus := []string{}, []string{}
+	for _, name := range l.made {
+		if wanted[name] {
+			kept = append(kept, name)
+		} else {
+			surplus = append(surplus, name)
+		}
+	}
+	l.made = kept
+	return l.remove(ctx, surplus)
+}
+
+// remove removes layers that this load made, the last one first. Those that somebody uses stay.
+func (l *loader) remove(ctx context.Context, names []string) error {
+	var failed error
+	for _, name := range slices.Backward(names) {
+		if err := l.Remove(ctx, name); err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrBusy) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	return failed
+}
+
+// undo removes the layers that this load made where its archive is to blame for the failure.
+func (l *loader) undo(ctx context.Context, cause error) error {
+	if ctx.Err() != nil || errors.Is(cause, ErrNoSpace) ||
+		!errors.Is(cause, ErrDamaged) && !errors.Is(cause, ErrUnsupported) && !errors.Is(cause, ErrInvalid) {
+		return cause
+	}
+	if err := l.remove(context.WithoutCancel(ctx), l.made); err != nil {
+		return fmt.Errorf("%w (and undoing it: %w)", cause, err)
+	}
+	return cause
 }
 
 // record writes the images and their references in one transaction.
@@ -270,7 +282,7 @@ func (l *loader) recordImage(tx documentTx, a *archived, now time.Time) error {
 	var names []string
 	for _, lay := range a.layers {
 		names = append(names, lay.name)
-		r.Layers = append(r.Layers, layerRecord{DiffID: lay.diffID, Digest: lay.blob, MediaType: lay.mediaType, Packed: lay.size, Size: l.sizes[lay.name]})
+		r.Layers = append(r.Layers, layerRecord{DiffID: lay.diffID, Digest: lay.blob, MediaType: lay.mediaType, Packed: lay.size, Size: lay.tar})
 	}
 	if old, err := tx.Get(kindImage, a.id.String()); err == nil {
 		was, err := decodeImage(old)
@@ -306,15 +318,4 @@ func recordRef(tx documentTx, ref, id string, now time.Time) error {
 		return err
 	}
 	return tx.Put(d)
-}
-
-// undo removes the layers that this load made and nobody uses yet, the last one first.
-func (l *loader) undo(ctx context.Context, cause error) error {
-	ctx = context.WithoutCancel(ctx)
-	for _, name := range slices.Backward(l.made) {
-		if err := l.Remove(ctx, name); err != nil && !errors.Is(err, ErrNotFound) && !errors.Is(err, ErrBusy) {
-			cause = fmt.Errorf("%w (and undoing it: %w)", cause, err)
-		}
-	}
-	return cause
 }

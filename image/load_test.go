@@ -303,28 +303,42 @@ func TestLoadAgainstRemoval(t *testing.T) {
 		if _, err := load(t.Context(), s, source, LoadOptions{}); !errors.Is(err, errVanished) {
 			t.Errorf("load: %v", err)
 		}
-		s.checkEmpty(t)
+		if got := s.names(); !slices.Equal(got, []string{appImage.layerName(0)}) || len(s.docs) > 0 {
+			t.Errorf("left: %q, %d documents", got, len(s.docs))
+		}
 	})
 }
 
+// TestLoadCancelled cancels a load in its second layer: the first stays, and the next load goes on from it.
 func TestLoadCancelled(t *testing.T) {
-	for _, at := range []Stage{StageVerify, StageUnpack} {
+	for _, at := range []Stage{StageWaiting, StageUnpack} {
 		s := newFakeStore(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		seen := 0
 		o := LoadOptions{Progress: func(e Event) {
-			if e.Stage == at {
-				if seen++; e.Layer != appImage.layerName(0) {
-					cancel()
-				}
+			if e.Stage == at && e.Layer == appImage.layerName(1) {
+				cancel()
 			}
 		}}
-		_, err := load(ctx, s, write(t, tarOf(dockerFiles(plain, appImage)...)), o)
-		if !errors.Is(err, context.Canceled) {
+		source := write(t, tarOf(dockerFiles(plain, appImage)...))
+		if _, err := load(ctx, s, source, o); !errors.Is(err, context.Canceled) {
 			t.Errorf("%s: %v", at, err)
 		}
-		s.checkEmpty(t)
+		var want []string
+		if at == StageUnpack {
+			want = append(want, appImage.layerName(0))
+		}
+		if got := s.names(); !slices.Equal(got, want) || len(s.docs) > 0 {
+			t.Errorf("%s: left %q and %d documents, want %q", at, got, len(s.docs), want)
+		}
+		s.fills = nil
+		if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		checkApp(t, s)
+		if len(s.fills)+len(want) != 2 {
+			t.Errorf("%s: the second load unpacked %q", at, s.fills)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,6 @@ const (
 	annotationDockerRef = "vnd.docker.reference.type"
 
 	maxIndexDepth = 8
-	maxBlobsRead  = 65536 // documents of an archive
 )
 
 // layerTypes are the media types whose bytes are a tar, compressed or not.
@@ -42,12 +42,12 @@ var errNoImage = errors.New("no container image")
 // document is a manifest or an index of an OCI layout: both in one, because either may claim to be the
 // other.
 type document struct {
-	SchemaVersion int                  `json:"schemaVersion"`
-	MediaType     string               `json:"mediaType"`
-	ArtifactType  string               `json:"artifactType"`
-	Config        *ocispec.Descriptor  `json:"config"`
-	Layers        []ocispec.Descriptor `json:"layers"`
-	Manifests     []ocispec.Descriptor `json:"manifests"`
+	SchemaVersion int                 `json:"schemaVersion"`
+	MediaType     string              `json:"mediaType"`
+	ArtifactType  string              `json:"artifactType"`
+	Config        *ocispec.Descriptor `json:"config"`
+	Layers        descriptors         `json:"layers"`
+	Manifests     descriptors         `json:"manifests"`
 }
 
 // chosen is the manifest that a descriptor leads to.
@@ -62,17 +62,26 @@ type chosen struct {
 
 // ociReader reads the documents of an OCI layout.
 type ociReader struct {
-	tree  tree
-	match platformMatcher
-	seen  map[digest.Digest]*chosen
-	reads int
+	documents
+	match  platformMatcher
+	early  bool // of a stream: what is not needed for the layers is not waited for
+	seen   map[digest.Digest]*chosen
+	layers int // of all images so far
 
 	byConfig map[digest.Digest]*chosen // all manifests of the layout; nil until asked for
 }
 
+func newOCIReader(t tree, platform string) (*ociReader, error) {
+	match, err := newPlatformMatcher(platform)
+	if err != nil {
+		return nil, err
+	}
+	return &ociReader{documents: documents{tree: t}, match: match, seen: map[digest.Digest]*chosen{}}, nil
+}
+
 // images returns the images that index.json names, one per name.
 func (r *ociReader) images(ctx context.Context) ([]*archived, error) {
-	top, err := r.index()
+	top, err := r.index(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +90,7 @@ func (r *ociReader) images(ctx context.Context) ([]*archived, error) {
 	for _, d := range top {
 		m, err := r.resolve(ctx, d, 0)
 		if errors.Is(err, errNoImage) {
-			other = errors.Join(other, err)
+			other = cmp.Or(other, err)
 			continue
 		}
 		if err != nil {
@@ -116,12 +125,12 @@ func (r *ociReader) images(ctx context.Context) ([]*archived, error) {
 }
 
 // index returns the descriptors in index.json.
-func (r *ociReader) index() ([]ocispec.Descriptor, error) {
-	data, err := readDocument(r.tree, "index.json")
+func (r *ociReader) index(ctx context.Context) ([]ocispec.Descriptor, error) {
+	data, err := r.document(ctx, "index.json")
 	if err != nil {
 		return nil, err
 	}
-	if err := r.layoutVersion(); err != nil {
+	if err := r.layoutVersion(ctx); err != nil {
 		return nil, err
 	}
 	doc, err := parseOCI("index.json", data)
@@ -138,8 +147,11 @@ func (r *ociReader) index() ([]ocispec.Descriptor, error) {
 }
 
 // layoutVersion looks at the oci-layout file. Some writers leave it out.
-func (r *ociReader) layoutVersion() error {
-	data, err := readDocument(r.tree, ocispec.ImageLayoutFile)
+func (r *ociReader) layoutVersion(ctx context.Context) error {
+	if r.early {
+		return nil
+	}
+	data, err := r.document(ctx, ocispec.ImageLayoutFile)
 	if errors.Is(err, errMissing) {
 		return nil
 	}
@@ -177,17 +189,11 @@ func parseOCI(name string, data []byte) (document, error) {
 
 // read returns the checked bytes behind a descriptor.
 func (r *ociReader) read(ctx context.Context, d ocispec.Descriptor) ([]byte, string, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, "", err
-	}
-	if r.reads++; r.reads > maxBlobsRead {
-		return nil, "", damaged("image archive: too many manifests")
-	}
 	name, err := blobPath(d.Digest)
 	if err != nil {
 		return nil, "", err
 	}
-	data, err := readDocument(r.tree, name)
+	data, err := r.document(ctx, name)
 	if err != nil {
 		return nil, name, err
 	}
@@ -330,13 +336,13 @@ func (r *ociReader) image(ctx context.Context, m *chosen) (*archived, error) {
 	if m.ref != "" {
 		a.refs = []string{m.ref}
 	}
-	return a, a.use(name, config)
+	return a, r.use(a, name, config)
 }
 
 // manifestFor returns the manifest in the layout whose config is id; nil where there is none.
 func (r *ociReader) manifestFor(ctx context.Context, id digest.Digest) (*chosen, error) {
 	if r.byConfig == nil {
-		top, err := r.index()
+		top, err := r.index(ctx)
 		if err != nil && !errors.Is(err, errMissing) {
 			return nil, err
 		}

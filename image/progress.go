@@ -1,9 +1,6 @@
 package image
 
-import (
-	"io"
-	"sync"
-)
+import "sync"
 
 // Stage is what Load is doing with a layer.
 type Stage string
@@ -73,29 +70,4 @@ func (r *reporter) event(e Event) {
 	defer r.mu.Unlock()
 	e.Position, e.Count = r.positions[e.Layer], len(r.positions)
 	r.fn(e)
-}
-
-// reader reports what is read through it.
-func (r *reporter) reader(s Stage, layer string, total int64, src io.Reader) io.Reader {
-	if r.fn == nil {
-		return src
-	}
-	return &reportingReader{src, r, Event{Stage: s, Layer: layer, Total: total}, -reportStep}
-}
-
-type reportingReader struct {
-	r      io.Reader
-	to     *reporter
-	e      Event
-	before int64 // Done of the last event
-}
-
-func (r *reportingReader) Read(p []byte) (int, error) {
-	n, err := r.r.Read(p)
-	r.e.Done += int64(n)
-	if r.e.Done-r.before >= reportStep || r.e.Done == r.e.Total && r.before != r.e.Total {
-		r.before = r.e.Done
-		r.to.event(r.e)
-	}
-	return n, err
 }

@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,7 +15,7 @@ func openSource(ctx context.Context, source string, o LoadOptions) (tree, error)
 		if o.Input == nil {
 			return nil, fmt.Errorf("image archive from a stream: no input: %w", ErrInvalid)
 		}
-		return streamTree(ctx, io.NopCloser(o.Input), o.SpoolDir)
+		return openStream(ctx, io.NopCloser(o.Input), o.SpoolDir)
 	}
 	info, err := os.Stat(source)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -31,7 +30,7 @@ func openSource(ctx context.Context, source string, o LoadOptions) (tree, error)
 	case info.Mode().IsRegular():
 		return fileTree(ctx, source, o.SpoolDir)
 	case info.Mode()&fs.ModeNamedPipe != 0: // a shell's process substitution
-		return streamTree(ctx, &lateFile{name: source}, o.SpoolDir)
+		return openStream(ctx, &lateFile{name: source}, o.SpoolDir)
 	}
 	return nil, fmt.Errorf("image archive %s: is neither a file nor a directory: %w", source, ErrInvalid)
 }
@@ -64,43 +63,9 @@ func fileTree(ctx context.Context, name, spoolDir string) (_ tree, err error) {
 		return nil, fmt.Errorf("image archive %s: %w", name, err)
 	}
 	if kind != plain {
-		return streamTree(ctx, f, spoolDir)
+		return openStream(ctx, f, spoolDir)
 	}
 	return indexTar(ctx, f, info.Size(), f)
-}
-
-// streamTree copies a stream into a nameless file without its compression, and reads that. The stream is
-// closed when it was read to its end. A read that blocks does not keep a cancelled load waiting: it is
-// left to itself.
-func streamTree(ctx context.Context, r io.ReadCloser, spoolDir string) (tree, error) {
-	pr, pw := io.Pipe()
-	defer pr.Close()
-	stop := context.AfterFunc(ctx, func() { pw.CloseWithError(ctx.Err()) })
-	defer stop()
-	go func() {
-		_, err := io.CopyBuffer(struct{ io.Writer }{pw}, struct{ io.Reader }{r}, make([]byte, spoolChunk))
-		pw.CloseWithError(err)
-		r.Close()
-	}()
-	br := bufio.NewReaderSize(pr, spoolChunk)
-	if _, err := br.Peek(1); err == io.EOF {
-		return nil, damaged("image archive: the input is empty")
-	}
-	z, _, err := unpacked(br)
-	if err != nil {
-		return nil, fmt.Errorf("read image archive: %w", err)
-	}
-	defer z.Close()
-	f, size, err := spool(z, spoolDir)
-	if err != nil {
-		return nil, fmt.Errorf("read image archive: %w", classify(err))
-	}
-	t, err := indexTar(ctx, f, size, f)
-	if err != nil {
-		f.Close()
-		return nil, err
-	}
-	return t, nil
 }
 
 // lateFile opens a FIFO at the first read, because that waits for the other end.

@@ -14,8 +14,9 @@ import (
 
 // tree is an archive as a set of files: a directory, or the entries of a tar.
 type tree interface {
-	// open returns a file by its slash-separated path; errMissing if there is none.
-	open(name string) (*blob, error)
+	// open returns a file by its slash-separated path; errMissing if there is none. Where the archive is
+	// still being read, it waits for the file or the end.
+	open(ctx context.Context, name string) (*blob, error)
 	Close() error
 }
 
@@ -35,7 +36,12 @@ func (b *blob) Close() error {
 
 // reader returns the blob's bytes from the start; reading stops with ctx's error when ctx is done.
 func (b *blob) reader(ctx context.Context) io.Reader {
-	return contextReader{ctx, io.NewSectionReader(b.ReaderAt, 0, b.size)}
+	at := b.ReaderAt
+	if s, ok := at.(spooled); ok {
+		s.ctx = ctx // reading waits for what has not come yet
+		at = s
+	}
+	return contextReader{ctx, io.NewSectionReader(at, 0, b.size)}
 }
 
 // contextReader stops reading when its context is done.
@@ -74,7 +80,7 @@ func openDir(dir string) (*dirTree, error) {
 
 func (t *dirTree) Close() error { return t.root.Close() }
 
-func (t *dirTree) open(name string) (*blob, error) {
+func (t *dirTree) open(_ context.Context, name string) (*blob, error) {
 	clean, err := cleanName(name)
 	if err != nil {
 		return nil, err
