@@ -87,6 +87,32 @@ func TestInterleaving15NotCommitted(t *testing.T) {
 	})
 }
 
+// The copy that was to be a layer in the middle of a chain was not committed: the layer before it stays, and
+// neither that one nor one after it is recorded.
+func TestChainNotCommitted(t *testing.T) {
+	play(t, func(t *testing.T, sc *scene) {
+		sc.snapshot(t)
+		chain := &slowChain{names: []string{"x-1", "x-2", "x-3"}}
+		must(t, chain.start(sc.ctx, sc.s, sc.e))
+		repair := sc.failingCommits()
+		err := chain.next(sc.ctx, sc.s, sc.e)
+		t.Logf("it said: %v", err)
+		if err == nil {
+			t.Fatal("recorded")
+		}
+		sc.alive()
+		repair()
+		sc.open()
+		must(t, wantChain(sc.ctx, sc.s, "x-1"))
+		for _, name := range []string{"x-2", "x-3"} {
+			if _, err := sc.s.Get(sc.ctx, name); !errors.Is(err, layer.ErrNotFound) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		must(t, sc.e.CheckLive(sc.ctx))
+	})
+}
+
 // alive checks that what a pool holds that cannot commit any more can still be read.
 func (sc *scene) alive() {
 	sc.t.Helper()

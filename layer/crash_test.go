@@ -25,6 +25,7 @@ var childOperations = pooltest.Operations{
 	"die viewing":  childViewing(unix.SIGKILL),
 	"stop viewing": childViewing(unix.SIGSTOP),
 	"hammer":       childHammer,
+	"load":         childLoad,
 }
 
 // childNode runs one of nodeOperations: Args are the file system, its name and the prefix.

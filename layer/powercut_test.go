@@ -69,8 +69,12 @@ func script() []step {
 		steps = append(steps, step{name, do, want})
 		last = want
 	}
-	add("base", with(last, c{"base": "a=1"}), made("base", "", map[string]string{"a": "1"}))
-	add("top", with(last, c{"top": "a=1 b=2"}), made("top", "base", map[string]string{"b": "2"}))
+	add("base", with(last, c{"base": "a=1 (side file)"}), made("base", "", map[string]string{"a": "1"}))
+	add("top", with(last, c{"top": "a=1 b=2 (side file)"}), made("top", "base", map[string]string{"b": "2"}))
+	chain := &slowChain{names: []string{"c1", "c2", "c3"}}
+	add("c1", with(last, c{"c1": "a=1 c1=of c1 (c1)"}), chain.start)
+	add("c2", with(last, c{"c2": "a=1 c1=of c1 c2=of c2 (c2)"}), chain.next)
+	add("c3", with(last, c{"c3": "a=1 c1=of c1 c2=of c2 c3=of c3 (c3)"}), chain.end)
 	add("s1", with(last, c{"s1": "a=1 b=2"}), snapshot("s1", "top"))
 	add("write", with(last, c{"s1": "a=1 b=2 c=3"}), writeDurably)
 	add("commit", with(last, c{"l1": "a=1 b=2 c=3"}), func(ctx context.Context, s *layer.Store, _ *pooltest.Env) error {
@@ -156,6 +160,10 @@ func content(ctx context.Context, s *layer.Store, n layer.Node) (text string, er
 		_, err = io.ReadFull(f, b)
 		return string(b), errors.Join(err, f.Close(), s.Detach(ctx, n.Name))
 	}
+	side, err := sideFile(ctx, s, n.Name)
+	if err != nil {
+		return "", err
+	}
 	err = s.View(ctx, []string{n.Name}, func(_ context.Context, roots []string) error {
 		entries, err := os.ReadDir(roots[0])
 		if err != nil {
@@ -172,10 +180,23 @@ func content(ctx context.Context, s *layer.Store, n layer.Node) (text string, er
 			}
 			files = append(files, e.Name()+"="+string(b))
 		}
-		text = strings.Join(files, " ")
+		text = strings.Join(append(files, side...), " ")
 		return nil
 	})
 	return text, err
+}
+
+// sideFile returns what the side file of a node holds, in brackets, if it has one.
+func sideFile(ctx context.Context, s *layer.Store, name string) ([]string, error) {
+	r, err := s.OpenBlob(ctx, name, "test")
+	if errors.Is(err, layer.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(r)
+	return []string{"(" + string(text) + ")"}, errors.Join(err, r.Close())
 }
 
 // same compares, but for disks whose owner was at work.
@@ -323,7 +344,7 @@ func TestPowerCut(t *testing.T) {
 // cutAt are marks at which it must be cut: interleavings 8 (after create_snap), 9 (within a reservation),
 // and where a deletion or a record is under way.
 var cutAt = []string{"at-layer.create.thin-created", "at-pool.reserve.stored", "at-pool.reserve.bumped", "at-layer.remove.tombstone",
-	"at-layer.commit.replayed", "at-layer.reset.made", "at-layer.commit.flushed-in-place"}
+	"at-layer.freeze.snapped", "at-layer.fill.copy-settled", "at-layer.commit.replayed", "at-layer.reset.made", "at-layer.commit.flushed-in-place"}
 
 func randomCuts(t testing.TB) int {
 	n := 12
