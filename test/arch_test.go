@@ -51,7 +51,7 @@ var arrows = map[string][]string{
 	"cmd/dmlayer": {"cmd/dmlayer/internal/cli"},
 	"cmd/dmlayer/internal/cli": {
 		internal, xsys, "image", "layer", "pool", "thinpool", "devmapper", "github.com/distribution/reference",
-		"github.com/docker/go-units", "github.com/spf13/cobra", "github.com/spf13/pflag",
+		"github.com/docker/go-units", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/vbauerster/mpb/v8",
 	},
 
 	"internal/errs":     {},

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +16,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/dmlayer/dmlayer/image"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/pool"
 )
@@ -202,33 +200,6 @@ func TestPrintablePath(t *testing.T) {
 		if got := printablePath(path); got != want {
 			t.Errorf("printablePath(%q) = %q, want %q", path, got, want)
 		}
-	}
-}
-
-func TestLoadProgress(t *testing.T) {
-	events := []image.Event{
-		{Stage: image.StageVerify, Layer: "blobs/x", Done: 1 << 20, Total: 2 << 20}, {Stage: image.StageExists, Layer: "sha256-" + hexes[0]},
-		{Stage: image.StageUnpack, Layer: "sha256-" + hexes[2], Done: 1 << 20, Total: 2 << 20}, {Stage: image.StageUnpack, Layer: "sha256-" + hexes[2], Done: 2 << 20, Total: 2 << 20},
-		{Stage: image.StageDone, Layer: "sha256-" + hexes[2], Done: 5 << 20, Total: 5 << 20},
-		{Stage: image.StageUnpack, Layer: "sha256-" + hexes[2], Warnings: []string{"socket left out"}},
-	}
-	show := func(p *loadProgress) string {
-		var b bytes.Buffer
-		p.out, p.now = &b, time.Now
-		for _, e := range events {
-			p.show(e)
-		}
-		p.end()
-		return b.String()
-	}
-	if got, want := show(&loadProgress{}), "sha256-0123456789ab: exists\nsha256-fedcba987654: unpacked 5MiB\nsha256-fedcba987654: warning: socket left out\n"; got != want {
-		t.Errorf("plain: %q, want %q", got, want)
-	}
-	if got := show(&loadProgress{terminal: true}); !strings.Contains(got, "\r\x1b[Kblobs/x: verifying 1MiB (50.0%)\r\x1b[K") {
-		t.Errorf("terminal: %q", got)
-	}
-	if got := show(&loadProgress{silent: true, terminal: true}); got != "" {
-		t.Errorf("quiet: %q", got)
 	}
 }
 

@@ -2,10 +2,8 @@ package cli
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -45,7 +43,10 @@ archives are unpacked below $TMPDIR first.`,
 }
 
 func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source string) error {
-	progress := &loadProgress{out: a.err, silent: a.flags.quiet, terminal: isTerminal(a.err), now: a.now}
+	progress := a.newLoadProgress()
+	// What an interruption undoes is not worth a bar, and what is said of it needs a clean terminal.
+	stop := context.AfterFunc(ctx, progress.end)
+	defer stop()
 	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: newStream(ctx, a.in), Progress: progress.show})
 	progress.end()
 	if err != nil {
@@ -79,61 +80,4 @@ func (s *stream) Read(p []byte) (int, error) {
 		context.AfterFunc(s.ctx, func() { w.CloseWithError(context.Cause(s.ctx)) })
 	}
 	return s.to.Read(p)
-}
-
-// loadProgress tells on standard error how far a load is: a line that changes on a terminal, a line
-// for each finished layer elsewhere.
-type loadProgress struct {
-	out              io.Writer
-	silent, terminal bool
-	now              func() time.Time
-
-	drawn bool // the terminal's line has something on it
-	last  time.Time
-}
-
-// redraw is how often the line on a terminal changes.
-const redraw = 100 * time.Millisecond
-
-func (p *loadProgress) show(e image.Event) {
-	if p.silent {
-		return
-	}
-	for _, w := range e.Warnings {
-		p.line(fmt.Sprintf("%s: warning: %s", shortName(e.Layer), w))
-	}
-	if len(e.Warnings) > 0 {
-		return
-	}
-	name := shortName(e.Layer)
-	switch {
-	case e.Stage == image.StageExists:
-		p.line(name + ": exists")
-	case e.Stage == image.StageDone:
-		p.line(fmt.Sprintf("%s: unpacked %s", name, humanSize(e.Total)))
-	case p.terminal && p.now().Sub(p.last) >= redraw:
-		p.last, p.drawn = p.now(), true
-		fmt.Fprintf(p.out, "\r\x1b[K%s: %s %s", name, stageWord(e.Stage), used(&e.Done, &e.Total))
-	}
-}
-
-func stageWord(s image.Stage) string {
-	if s == image.StageVerify {
-		return "verifying"
-	}
-	return "unpacking"
-}
-
-// line prints a line that stays.
-func (p *loadProgress) line(text string) {
-	p.end()
-	fmt.Fprintln(p.out, text)
-}
-
-// end clears the line that changes.
-func (p *loadProgress) end() {
-	if p.drawn {
-		fmt.Fprint(p.out, "\r\x1b[K")
-		p.drawn = false
-	}
 }
