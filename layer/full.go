@@ -14,13 +14,19 @@ import (
 // hostReserve is how little room on the host's file system makes it the likely cause of an I/O error.
 const hostReserve = 8 << 20
 
-// explainFull gives an error its class where it came from a pool or a host file system that has no room:
-// the file system on top only saw an I/O error.
+// explainFull gives an error its class where it came from a pool or a host file system that has no room, or
+// from a pool that cannot commit any more: the file system on top only saw an I/O error.
 func (o *op) explainFull(err error) error {
 	if err == nil || !(errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS)) {
 		return err
 	}
-	if st, serr := o.Thin.Status(); serr == nil && st.Mode == thinpool.ModeOutOfDataSpace {
+	st, serr := o.Thin.Status()
+	switch {
+	case serr != nil:
+	case !st.Commits():
+		o.Status = st
+		return fmt.Errorf("%w: %w", err, o.Writable())
+	case st.Mode == thinpool.ModeOutOfDataSpace:
 		return errs.WithHint(fmt.Errorf("%w: pool %q is out of data space: %w", err, o.s.pool.Name(), errs.ErrNoSpace),
 			"remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
 	}
