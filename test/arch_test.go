@@ -63,6 +63,8 @@ var arrows = map[string][]string{
 	"internal/vmexec":      {internal, xsys},
 	"internal/vmexec/cmd":  {internal},
 	"internal/vmexec/leak": {xsys},
+
+	"thinpool/thinmeta/metagen": {},
 }
 
 // widened are arrows that the design did not draw and the code needs: reasons, and a failure for one
@@ -75,7 +77,7 @@ var widened = map[[2]string]string{
 }
 
 // Packages of tests and tools, which may use everything of the module. None of them is in the binary.
-var tools = []string{"test", "internal/testenv", "internal/vmexec", "devmapper/dmtest", "image/imagetest"}
+var tools = []string{"test", "internal/testenv", "internal/vmexec", "devmapper/dmtest", "image/imagetest", "thinpool/thinmeta/metagen"}
 
 // pkg is what go list says of a package.
 type pkg struct {

@@ -46,7 +46,7 @@ var probes = map[Feature]func() error{
 	Flakey:    all(needRoot, needTarget("flakey", "dm_flakey")),
 	LogWrites: all(needRoot, needTarget("log-writes", "dm_log_writes")),
 	Delay:     all(needRoot, needTarget("delay", "dm_delay")),
-	ThinCheck: all(needProgram("thin_check"), needProgram("thin_dump")),
+	ThinCheck: all(needTool("thin_check"), needTool("thin_dump")),
 	Dmsetup:   needProgram("dmsetup"),
 	LVM:       needProgram("lvm"),
 	Images:    needImages,

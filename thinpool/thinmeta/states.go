@@ -1,0 +1,155 @@
+package thinmeta
+
+import (
+	"maps"
+	"slices"
+)
+
+// Tables by block number. They hold what was put in and little around it, as
+// block numbers that come from damaged metadata can be anything.
+
+// nodeState is what Usage knows of a metadata block: flags, and how many
+// mappings are below it.
+type nodeState uint64
+
+const (
+	nodeUnseen  nodeState = 0
+	nodeOwned   nodeState = 1 << 0 // referred to
+	nodeShared  nodeState = 1 << 1 // referred to more than once
+	nodeDamaged nodeState = 1 << 2 // or something below it is
+	nodeFlags             = 3
+)
+
+const nodePage = 64
+
+type nodeStates map[uint64]*[nodePage]nodeState
+
+func (s nodeStates) of(block uint64) *nodeState {
+	p := s[block/nodePage]
+	if p == nil {
+		p = new([nodePage]nodeState)
+		s[block/nodePage] = p
+	}
+	return &p[block%nodePage]
+}
+
+func (s nodeStates) get(block uint64) nodeState {
+	p := s[block/nodePage]
+	if p == nil {
+		return nodeUnseen
+	}
+	return p[block%nodePage]
+}
+
+// blockStates counts the references to data blocks: none, one, or more.
+type blockStates map[uint64]*[blockPage / 64]blockState
+
+const blockPage = 1024
+
+// blockState is of 64 blocks.
+type blockState struct{ one, more uint64 }
+
+// add counts a reference and tells whether it was the first.
+func (s blockStates) add(block uint64) bool {
+	p := s[block/blockPage]
+	if p == nil {
+		p = new([blockPage / 64]blockState)
+		s[block/blockPage] = p
+	}
+	b, bit := &p[block%blockPage/64], uint64(1)<<(block%64)
+	first := b.one&bit == 0
+	if !first {
+		b.more |= bit
+	}
+	b.one |= bit
+	return first
+}
+
+func (s blockStates) shared(block uint64) bool {
+	p := s[block/blockPage]
+	return p != nil && p[block%blockPage/64].more>>(block%64)&1 != 0
+}
+
+// nodeInfo is what Check knows of a metadata block.
+type nodeInfo struct {
+	seen        bool
+	tree        Tree
+	keys        bool // it has some: first to last
+	first, last uint64
+	entries     uint64 // of all leaves below
+}
+
+type nodeInfos map[uint64]*[nodePage]nodeInfo
+
+func (s nodeInfos) of(block uint64) *nodeInfo {
+	p := s[block/nodePage]
+	if p == nil {
+		p = new([nodePage]nodeInfo)
+		s[block/nodePage] = p
+	}
+	return &p[block%nodePage]
+}
+
+func (s nodeInfos) get(block uint64) nodeInfo {
+	if p := s[block/nodePage]; p != nil {
+		return p[block%nodePage]
+	}
+	return nodeInfo{}
+}
+
+// refTable counts the references to blocks. Most blocks have few.
+type refTable struct {
+	pages map[uint64]*[refPage]uint8
+	many  map[uint64]uint32 // instead of refMany
+}
+
+const (
+	refPage = 256
+	refMany = 255
+)
+
+func newRefTable() refTable {
+	return refTable{map[uint64]*[refPage]uint8{}, map[uint64]uint32{}}
+}
+
+func (t refTable) add(block uint64) {
+	p := t.pages[block/refPage]
+	if p == nil {
+		p = new([refPage]uint8)
+		t.pages[block/refPage] = p
+	}
+	switch n := &p[block%refPage]; *n {
+	case refMany:
+		t.many[block]++
+	case refMany - 1:
+		*n, t.many[block] = refMany, refMany
+	default:
+		*n++
+	}
+}
+
+// take returns the references of a block and forgets them.
+func (t refTable) take(block uint64) uint32 {
+	p := t.pages[block/refPage]
+	if p == nil {
+		return 0
+	}
+	n := uint32(p[block%refPage])
+	if n == refMany {
+		n = t.many[block]
+	}
+	p[block%refPage] = 0
+	return n
+}
+
+// rest calls f for each block that still has references, in order.
+func (t refTable) rest(f func(block uint64, references uint32)) {
+	for _, number := range slices.Sorted(maps.Keys(t.pages)) {
+		for i, n := range t.pages[number] {
+			if n > 0 {
+				block := number*refPage + uint64(i)
+				f(block, t.take(block))
+			}
+		}
+	}
+}
