@@ -40,6 +40,10 @@ func TestMain(m *testing.M) {
 //	interrupt SIGNAL CODE FILE COMMAND...
 //	                        gives the command half of FILE as standard input, then the signal
 //	waits CODE COMMAND...   the command, with a standard input that never gives anything
+//	terminal CODE COMMAND...
+//	                        the command on a terminal; standard output is what is left to be seen there
+//	terminal-stop CODE TEXT FILE COMMAND...
+//	                        the same, with half of FILE as standard input, and ^C once TEXT is to be seen
 //	state remember|same     remembers pool, nodes, images, record store and files; compares with them
 //	tmpfs DIR SIZE          mounts a small file system
 func TestScripts(t *testing.T) {
@@ -63,8 +67,11 @@ func TestScripts(t *testing.T) {
 			"unchanged": cmdUnchanged,
 			"interrupt": cmdInterrupt,
 			"waits":     cmdWaits,
+			"terminal":  cmdTerminal,
 			"state":     cmdState,
 			"tmpfs":     cmdTmpfs,
+
+			"terminal-stop": cmdTerminalStop,
 		},
 	})
 }

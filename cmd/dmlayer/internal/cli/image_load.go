@@ -2,12 +2,14 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dmlayer/dmlayer/image"
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -19,8 +21,11 @@ func (a *app) newImageLoad() *cobra.Command {
 directory or standard input (-). Layers may be plain, gzip or zstd. Prints each reference loaded, a
 line each, as the archive spells it; an image without a reference by its id.
 
-Nothing is kept of an archive that is damaged or whose load is interrupted. Streams and compressed
-archives are unpacked below $TMPDIR first.`,
+Progress goes to standard error: bars on a terminal, else a line for each layer.
+
+Nothing is kept of an archive that is damaged or not supported. A load that is interrupted, or for which
+the space is not enough, lists no image, but keeps the layers that are whole: loading the archive again goes
+on from there, and dmlayer prune removes them.`,
 		Example: "  dmlayer image load app.tar\n  docker save app:latest | dmlayer image load -",
 		Args:    args(1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -44,19 +49,40 @@ archives are unpacked below $TMPDIR first.`,
 
 func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source string) error {
 	progress := a.newLoadProgress()
-	// What an interruption undoes is not worth a bar, and what is said of it needs a clean terminal.
+	// What comes after an interruption is not worth a bar, and what is said of it needs a clean terminal.
 	stop := context.AfterFunc(ctx, progress.end)
 	defer stop()
-	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: newStream(ctx, a.in), Progress: progress.show})
+	made := 0
+	show := func(e image.Event) {
+		if e.Stage == image.StageDone && len(e.Warnings) == 0 {
+			made++
+		}
+		progress.show(e)
+	}
+	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: newStream(ctx, a.in), Progress: show})
 	progress.end()
 	if err != nil {
-		return err
+		return goOnHint(ctx, err, made)
 	}
 	var b strings.Builder
 	for _, l := range loaded {
 		b.WriteString(l.String() + "\n")
 	}
 	return a.print(b.String())
+}
+
+// goOnHint adds to what is hinted anyway what became of the layers that a load made before it failed: those of
+// an archive that is to blame are gone again, all others stay.
+func goOnHint(ctx context.Context, err error, made int) error {
+	blame := errors.Is(err, errs.ErrInvalid) || errors.Is(err, errs.ErrDamaged) || errors.Is(err, errs.ErrUnsupported)
+	if made == 0 || blame && ctx.Err() == nil && !errors.Is(err, errs.ErrNoSpace) {
+		return err
+	}
+	hint := count(made, "layer") + " stayed: load again to go on from there, or give the space back with dmlayer prune"
+	if other := hintOf(err, context.Cause(ctx)); other != "" {
+		hint = other + "; " + hint
+	}
+	return errs.WithHint(err, hint)
 }
 
 // stream is an input that the end of a context ends, even where it gives nothing.

@@ -3,12 +3,15 @@ package cli
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/dmlayer/dmlayer/image"
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/testenv"
 	"github.com/dmlayer/dmlayer/test/terminal"
 )
@@ -229,5 +232,35 @@ func TestLoadProgressWithoutItsTerminal(t *testing.T) {
 	lineProgress{&nothing}.show(loadEvents[0])
 	if nothing.Len() > 0 {
 		t.Errorf("a line for a layer that waits: %q", &nothing)
+	}
+}
+
+func TestHintToGoOn(t *testing.T) {
+	alive := t.Context()
+	stopped, cancel := context.WithCancelCause(alive)
+	cancel(interrupted{syscall.SIGINT})
+	late, cancel := context.WithCancelCause(alive)
+	cancel(errTimeout)
+	const stayed = "2 layers stayed: load again to go on from there, or give the space back with dmlayer prune"
+	for _, c := range []struct {
+		name string
+		ctx  context.Context
+		err  error
+		made int
+		want string
+	}{
+		{"interrupted", stopped, context.Canceled, 2, stayed},
+		{"interrupted, and so cut off", stopped, errs.ErrDamaged, 2, stayed},
+		{"interrupted at once", stopped, context.Canceled, 0, ""},
+		{"out of time", late, context.Canceled, 2, hintOf(context.Canceled, errTimeout) + "; " + stayed},
+		{"full", alive, errs.WithHint(errs.ErrNoSpace, "make room"), 2, "make room; " + stayed},
+		{"damaged", alive, errs.ErrDamaged, 2, ""},
+		{"not supported", alive, errs.WithHint(errs.ErrUnsupported, "why"), 2, "why"},
+		{"something else", alive, errs.ErrNotFound, 2, stayed},
+	} {
+		err := goOnHint(c.ctx, c.err, c.made)
+		if hint := errs.Hint(err); hint != c.want || !errors.Is(err, c.err) {
+			t.Errorf("%s: %q (%v), want %q", c.name, hint, err, c.want)
+		}
 	}
 }
