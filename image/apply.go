@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -25,8 +24,7 @@ func (l *loader) unpack(ctx context.Context, w layerWriter, r *layerReader) (fac
 		return facts{}, err
 	}
 	rec := layertar.NewRecorder(r, record)
-	// The buffer spares the recorder, a goroutine of its own, a wake-up for every header.
-	stats, err := layertar.Apply(ctx, w.Root(), bufio.NewReaderSize(rec, 64<<10), layertar.ApplyOptions{})
+	stats, err := layertar.Apply(ctx, w.Root(), rec, layertar.ApplyOptions{ForbidDevices: w.DevicesForbidden()})
 	recErr := errors.Join(rec.Close(), record.Close())
 	if err != nil {
 		return facts{}, l.unpackError(r, err)
@@ -38,11 +36,11 @@ func (l *loader) unpack(ctx context.Context, w layerWriter, r *layerReader) (fac
 	if len(stats.Warnings) > 0 {
 		l.report.event(Event{Stage: StageUnpack, Layer: r.lay.name, Done: f.packed, Total: f.packed, Warnings: stats.Warnings})
 	}
-	if errors.Is(recErr, ErrUnsupported) {
-		return f, classify(l.keepTar(ctx, w, r.lay))
-	}
 	if recErr != nil {
 		return facts{}, l.unpackError(r, recErr)
+	}
+	if stats.Rewritten {
+		return f, classify(l.keepTar(ctx, w, r.lay))
 	}
 	return f, nil
 }

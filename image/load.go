@@ -69,10 +69,7 @@ func load(ctx context.Context, n nodes, source string, o LoadOptions) ([]Loaded,
 		return nil, err
 	}
 	defer t.Close()
-	l := &loader{
-		nodes: n, tree: t, report: newReporter(o.Progress),
-		settled: map[string]bool{}, attrs: map[string]map[string]string{}, found: map[string]facts{},
-	}
+	l := newLoader(n, t, newReporter(o.Progress))
 	loaded, err := l.load(ctx, o.Platform)
 	if err != nil {
 		return nil, l.undo(ctx, err)
@@ -182,6 +179,13 @@ type loader struct {
 	recorded map[string]int64
 
 	uses map[string]int // how many layers will be made of a file; nil where all files stay
+}
+
+func newLoader(n nodes, t tree, r *reporter) *loader {
+	return &loader{
+		nodes: n, tree: t, report: r,
+		settled: map[string]bool{}, attrs: map[string]map[string]string{}, found: map[string]facts{},
+	}
 }
 
 // errVanished says that a layer that was there is gone: somebody removes images at the same time.
