@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"reflect"
@@ -200,20 +199,6 @@ func TestPrintablePath(t *testing.T) {
 		if got := printablePath(path); got != want {
 			t.Errorf("printablePath(%q) = %q, want %q", path, got, want)
 		}
-	}
-}
-
-func TestStreamEndsWithTheContext(t *testing.T) {
-	if b, err := io.ReadAll(newStream(context.Background(), strings.NewReader("whole"))); string(b) != "whole" || err != nil {
-		t.Errorf("read %q, %v", b, err)
-	}
-	silent, w := io.Pipe() // gives nothing until it is closed
-	defer w.Close()
-	ctx, cancel := context.WithCancelCause(context.Background())
-	s := newStream(ctx, silent)
-	go cancel(interrupted{syscall.SIGINT})
-	if _, err := io.ReadAll(s); !errors.As(err, &interrupted{}) {
-		t.Errorf("read ended with %v", err)
 	}
 }
 

@@ -3,7 +3,6 @@ package cli
 import (
 	"context"
 	"errors"
-	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -59,7 +58,7 @@ func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source string) e
 		}
 		progress.show(e)
 	}
-	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: newStream(ctx, a.in), Progress: show})
+	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: a.in, Progress: show})
 	progress.end()
 	if err != nil {
 		return goOnHint(ctx, err, made)
@@ -83,27 +82,4 @@ func goOnHint(ctx context.Context, err error, made int) error {
 		hint = other + "; " + hint
 	}
 	return errs.WithHint(err, hint)
-}
-
-// stream is an input that the end of a context ends, even where it gives nothing.
-type stream struct {
-	ctx  context.Context
-	from io.Reader
-	to   *io.PipeReader
-}
-
-// newStream begins to read with the first Read.
-func newStream(ctx context.Context, from io.Reader) io.Reader { return &stream{ctx: ctx, from: from} }
-
-func (s *stream) Read(p []byte) (int, error) {
-	if s.to == nil {
-		r, w := io.Pipe()
-		s.to = r
-		go func() {
-			_, err := io.Copy(w, s.from)
-			w.CloseWithError(err)
-		}()
-		context.AfterFunc(s.ctx, func() { w.CloseWithError(context.Cause(s.ctx)) })
-	}
-	return s.to.Read(p)
 }
