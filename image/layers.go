@@ -12,8 +12,9 @@ import (
 type Branch struct {
 	Layer     string  // name of the node; "" for the branch of the images that have no layers
 	DiffID    string  // "" for a layer that did not come with an image
-	Size      *int64  // bytes of its tar; nil: no image has the layer
+	Size      *int64  // bytes of its tar; nil: not known, as of what a snapshot was committed to
 	Exclusive *int64  // bytes of the pool that removing it would free; nil: not known
+	Imageless bool    // no image has the layer
 	Images    []Image // whose top layer it is: once for each reference, and for each image without one
 	Children  []*Branch
 }
@@ -43,7 +44,7 @@ func layers(ctx context.Context, n nodeLister) ([]*Branch, error) {
 	branches := map[string]*Branch{}
 	for _, i := range infos {
 		if i.Kind == layer.KindLayer {
-			branches[i.Name] = &Branch{Layer: i.Name, DiffID: i.Attrs[attrDiffID], Exclusive: i.Exclusive}
+			branches[i.Name] = newBranch(i)
 		}
 	}
 	var bare Branch
@@ -57,11 +58,19 @@ func layers(ctx context.Context, n nodeLister) ([]*Branch, error) {
 	return roots, nil
 }
 
+func newBranch(i layer.Info) *Branch {
+	b := &Branch{Layer: i.Name, DiffID: i.Attrs[attrDiffID], Exclusive: i.Exclusive, Imageless: true}
+	if size := sizeAttr(i.Attrs, attrSize); size >= 0 {
+		b.Size = &size
+	}
+	return b
+}
+
 // hang adds an image to the branch of its top layer, and what it knows of its layers to theirs.
 func hang(branches map[string]*Branch, bare *Branch, i Image) {
 	for _, l := range i.Layers {
 		if b := branches[l.Name]; b != nil {
-			b.Size = &l.Size
+			b.Size, b.Imageless = &l.Size, false
 		}
 	}
 	if len(i.Layers) == 0 {

@@ -17,6 +17,9 @@ func drawn(branches []*Branch) string {
 			size = fmt.Sprint(*b.Size)
 		}
 		s := b.Layer + "(" + size + ")"
+		if b.Imageless {
+			s += "!"
+		}
 		if len(b.Images) > 0 {
 			s += "[" + called(b.Images) + "]"
 		}
@@ -34,11 +37,12 @@ func TestLayers(t *testing.T) {
 		s.node(l[0], layer.KindLayer, l[1])
 	}
 	s.node("web", layer.KindSnapshot, "app")
+	s.layers["left"].node.Attrs = map[string]string{attrSize: "77"}
 	recorded{refs: []string{"base"}, layers: []string{"base"}}.put(t, s)
 	recorded{refs: []string{"app:1", "app:2"}, layers: []string{"base", "app"}}.put(t, s)
 	recorded{layers: []string{"base", "other"}}.put(t, s)
 	recorded{refs: []string{"bare"}}.put(t, s)
-	const want = "base(100)[base]{app(101)[app:1 app:2]{commit(?)} other(101)[-]} left(?) (?)[bare]"
+	const want = "base(100)[base]{app(101)[app:1 app:2]{commit(?)!} other(101)[-]} left(77)! (?)[bare]"
 	if got, err := layers(t.Context(), s); err != nil || drawn(got) != want {
 		t.Errorf("%s (%v)\nwant %s", drawn(got), err, want)
 	}

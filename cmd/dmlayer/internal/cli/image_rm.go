@@ -54,7 +54,7 @@ func (a *app) printRemoved(removed []image.Removed) error {
 			}
 		}
 		if n := len(r.Strays); n > 0 {
-			a.note("%s: kept %s without an image, in use; dmlayer prune removes what is free", names[0], count(n, "layer"))
+			a.note("%s: kept %s, still in use; dmlayer prune removes what is free", names[0], count(n, "layer"))
 		}
 	}
 	return nil

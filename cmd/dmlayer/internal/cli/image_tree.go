@@ -17,6 +17,7 @@ type branchRecord struct {
 	DiffID    string          `json:"diffId"`
 	Size      *int64          `json:"size"`
 	Exclusive *int64          `json:"exclusive"`
+	Imageless bool            `json:"imageless"`
 	Images    []imageEnd      `json:"images"`
 	Children  []*branchRecord `json:"children"`
 }
@@ -31,7 +32,8 @@ func newBranchRecords(branches []*image.Branch) []*branchRecord {
 	list := []*branchRecord{}
 	for _, b := range branches {
 		r := &branchRecord{
-			Layer: b.Layer, DiffID: b.DiffID, Size: b.Size, Exclusive: b.Exclusive, Images: []imageEnd{}, Children: newBranchRecords(b.Children),
+			Layer: b.Layer, DiffID: b.DiffID, Size: b.Size, Exclusive: b.Exclusive, Imageless: b.Imageless,
+			Images: []imageEnd{}, Children: newBranchRecords(b.Children),
 		}
 		for _, i := range b.Images {
 			r.Images = append(r.Images, imageEnd{i.Ref, i.ID})
@@ -47,8 +49,8 @@ func (a *app) newImageTree() *cobra.Command {
 		Use:   "tree",
 		Short: "Show which layers images have and share",
 		Long: `Shows the layers of a pool as a tree, each with its size, and images at their top layers: by reference, or by
-id where they have none. Layers that no image has are shown too; of their size the pool knows only what
-removing them would free. In JSON each layer has its children inside; a template is applied to each layer
+id where they have none. Layers that no image has are shown too: what an interrupted load left, what snapshots
+were committed to, and what snapshots of removed images use. In JSON each layer has its children inside; a template is applied to each layer
 that has no parent. dmlayer tree shows the snapshots as well.`,
 		Example: "  dmlayer image tree",
 		Args:    args(0, 0),
@@ -80,11 +82,11 @@ func (r *branchRecord) line(nameOnly, whole bool) string {
 	if nameOnly {
 		return name
 	}
-	switch {
-	case r.Size != nil:
+	if r.Size != nil {
 		name += "  " + humanSize(*r.Size)
-	case r.Layer != "":
-		name += "  no image, " + humanSizeOr(r.Exclusive, "-") + " in the pool"
+	}
+	if r.Imageless {
+		name += "  in no image"
 	}
 	var images []string
 	for _, i := range r.Images {
