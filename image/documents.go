@@ -96,3 +96,33 @@ func (d *descriptors) UnmarshalJSON(data []byte) error {
 	}
 	return nil
 }
+
+// document is a manifest or an index of an OCI layout: both in one, because either may claim to be the
+// other.
+type document struct {
+	SchemaVersion int                 `json:"schemaVersion"`
+	MediaType     string              `json:"mediaType"`
+	ArtifactType  string              `json:"artifactType"`
+	Config        *ocispec.Descriptor `json:"config"`
+	Layers        descriptors         `json:"layers"`
+	Manifests     descriptors         `json:"manifests"`
+}
+
+func parseOCI(name string, data []byte) (document, error) {
+	var doc document
+	if err := parseDocument(name, data, &doc); err != nil {
+		return doc, err
+	}
+	if doc.SchemaVersion != 2 {
+		return doc, unsupported("image archive: %s: schema version %d", name, doc.SchemaVersion)
+	}
+	if doc.Manifests != nil && (doc.Layers != nil || doc.Config != nil) {
+		return doc, damaged("image archive: %s: both a manifest and an index", name)
+	}
+	isIndex := doc.MediaType == ocispec.MediaTypeImageIndex || doc.MediaType == mediaTypeDockerList
+	isManifest := doc.MediaType == ocispec.MediaTypeImageManifest || doc.MediaType == mediaTypeDockerManifest
+	if isIndex && (doc.Layers != nil || doc.Config != nil) || isManifest && doc.Manifests != nil {
+		return doc, damaged("image archive: %s: content does not fit media type %s", name, doc.MediaType)
+	}
+	return doc, nil
+}

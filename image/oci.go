@@ -39,17 +39,6 @@ var layerTypes = map[string]bool{
 // errNoImage marks a well-formed entry of an index that is something else than an image.
 var errNoImage = errors.New("no container image")
 
-// document is a manifest or an index of an OCI layout: both in one, because either may claim to be the
-// other.
-type document struct {
-	SchemaVersion int                 `json:"schemaVersion"`
-	MediaType     string              `json:"mediaType"`
-	ArtifactType  string              `json:"artifactType"`
-	Config        *ocispec.Descriptor `json:"config"`
-	Layers        descriptors         `json:"layers"`
-	Manifests     descriptors         `json:"manifests"`
-}
-
 // chosen is the manifest that a descriptor leads to.
 type chosen struct {
 	manifest  document
@@ -166,25 +155,6 @@ func (r *ociReader) layoutVersion(ctx context.Context) error {
 		return unsupported("image archive: OCI layout of version %.40q", l.Version)
 	}
 	return nil
-}
-
-func parseOCI(name string, data []byte) (document, error) {
-	var doc document
-	if err := parseDocument(name, data, &doc); err != nil {
-		return doc, err
-	}
-	if doc.SchemaVersion != 2 {
-		return doc, unsupported("image archive: %s: schema version %d", name, doc.SchemaVersion)
-	}
-	if doc.Manifests != nil && (doc.Layers != nil || doc.Config != nil) {
-		return doc, damaged("image archive: %s: both a manifest and an index", name)
-	}
-	isIndex := doc.MediaType == ocispec.MediaTypeImageIndex || doc.MediaType == mediaTypeDockerList
-	isManifest := doc.MediaType == ocispec.MediaTypeImageManifest || doc.MediaType == mediaTypeDockerManifest
-	if isIndex && (doc.Layers != nil || doc.Config != nil) || isManifest && doc.Manifests != nil {
-		return doc, damaged("image archive: %s: content does not fit media type %s", name, doc.MediaType)
-	}
-	return doc, nil
 }
 
 // read returns the checked bytes behind a descriptor.
