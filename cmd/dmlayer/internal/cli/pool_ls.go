@@ -125,6 +125,7 @@ func poolFields(p pool.Status) []field {
 		{"File system", p.FS},
 		{"Base size", humanSize(p.BaseSize)},
 		{"Block size", humanSize(p.BlockSize)},
+		{"Device nodes", deviceNodes(p)},
 		{"Snapshots taken", countOf(p.SnapshotsTaken, 1<<24)},
 		{"Data device", orDash(p.DataDevice)},
 		{"Metadata device", orDash(p.MetadataDevice)},
@@ -158,4 +159,12 @@ func countOf(n *uint64, of uint64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%d of %d", *n, of)
+}
+
+// deviceNodes says whether the layers of archives may bring device nodes.
+func deviceNodes(p pool.Status) string {
+	if p.ForbidDevices {
+		return "forbidden"
+	}
+	return "allowed"
 }
