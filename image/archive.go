@@ -166,7 +166,7 @@ func (r *ociReader) use(a *archived, name string, config []byte) error {
 	if c.Created != nil {
 		a.created = c.Created.UTC()
 	}
-	return nil
+	return r.match.admit(a)
 }
 
 // chainOf is the chain id in the name of a layer.

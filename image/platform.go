@@ -28,6 +28,12 @@ func newPlatformMatcher(s string) (platformMatcher, error) {
 	return platformMatcher{platforms.Only(p), formatPlatform(p), true}, nil
 }
 
+// CheckPlatform is the error of Load for a platform that is spelled wrong.
+func CheckPlatform(s string) error {
+	_, err := newPlatformMatcher(s)
+	return err
+}
+
 func (m platformMatcher) matches(p ocispec.Platform) bool { return m.Match(platforms.Normalize(p)) }
 
 // order returns the descriptors worth trying, best first: those for the platform, then those that do not
@@ -58,6 +64,15 @@ func (m platformMatcher) order(ds []ocispec.Descriptor) []ocispec.Descriptor {
 		return 0
 	})
 	return suitable
+}
+
+// admit refuses an image that says of itself, though nothing in the archive says it of the image, that it is for
+// another platform than the one that the caller asked for.
+func (m platformMatcher) admit(a *archived) error {
+	if p, err := platforms.Parse(a.platform); m.explicit && err == nil && !m.matches(p) {
+		return unsupported("image archive: image %s is for %s, not for %s", a.id, a.platform, m.name)
+	}
+	return nil
 }
 
 // none is the error where nothing suits; it says what there would be.

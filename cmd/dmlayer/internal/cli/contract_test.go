@@ -174,7 +174,7 @@ var badUsage = []string{
 	"--pool a/b ls", "rename a b/c", "rename a/b c", "commit s a/b", "commit a/b l", "rm a/b", "rm ok a/b", "label a/b k=v",
 	"resize a/b 1G", "reset a/b", "fsck a/b", "trim a/b", "mount a/UPPER", "mount node:a/b", "mount image:a/UPPER",
 	"attach .x", "detach .x", "inspect .x", "diff .x", "diff a .x", "reset a --to .x", "snapshot --parent .x a", "unmount .x",
-	"snapshot --parent node: a", "image rm a/UPPER", "image rm ok a/UPPER", "image inspect a/UPPER", "image load ",
+	"snapshot --parent node: a", "image rm a/UPPER", "image rm ok a/UPPER", "image inspect a/UPPER", "image load ", "image load --platform a/b/c/d f.tar",
 	"image history a/UPPER", "image tag a/UPPER b", "image tag a a/UPPER", "image tag a b:", "image tag a b@sha256:" + strings.Repeat("0", 64),
 	"image tag a sha256:" + strings.Repeat("0", 64), "image tag a " + strings.Repeat("0", 64), "image tag a deadbeefcafe", "image tag a ",
 	// Filters of images.

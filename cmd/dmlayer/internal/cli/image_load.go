@@ -13,6 +13,7 @@ import (
 )
 
 func (a *app) newImageLoad() *cobra.Command {
+	var platform string
 	cmd := &cobra.Command{
 		Use:   "load FILE|DIR|-",
 		Short: "Load images from an archive",
@@ -35,18 +36,22 @@ on from there, and dmlayer prune removes them.`,
 			if source == "-" && isTerminal(a.in) {
 				return &usageError{"image load: will not read an archive from a terminal", "name a file, or redirect standard input"}
 			}
+			if err := image.CheckPlatform(platform); err != nil {
+				return err
+			}
 			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				return a.runImageLoad(ctx, s, source)
+				return a.runImageLoad(ctx, s, source, platform)
 			})
 		},
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveDefault
 		},
 	}
+	cmd.Flags().StringVar(&platform, "platform", "", "`os/arch[/variant]` to take where there are several (default this machine's)")
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
 }
 
-func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source string) error {
+func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source, platform string) error {
 	progress := a.newLoadProgress()
 	// What comes after an interruption is not worth a bar, and what is said of it needs a clean terminal.
 	stop := context.AfterFunc(ctx, progress.end)
@@ -58,7 +63,7 @@ func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source string) e
 		}
 		progress.show(e)
 	}
-	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: a.in, Progress: show})
+	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: a.in, Platform: platform, Progress: show})
 	progress.end()
 	if err != nil {
 		return goOnHint(ctx, err, made)
