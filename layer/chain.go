@@ -29,8 +29,9 @@ type NewLayer struct {
 // layer is whole and recorded before the next one's Fill is called.
 //
 // It ends early, without an error, before a layer (other than the first) that exists or that somebody else
-// is making right now; the caller goes on from there with another call. Where the first exists, the error
-// is ErrExists. It returns the layers made, also beside an error; those stay.
+// is making right now; the caller goes on from there with another call. Where the first exists, or a name
+// is taken while its layer is filled, the error is ErrExists. It returns the layers made, also beside an
+// error; those stay.
 func (s *Store) CreateLayers(ctx context.Context, layers []NewLayer) ([]Node, error) {
 	for _, l := range layers {
 		if err := checkNew(string(KindLayer), l.Name, l.Options.Size); err != nil {

@@ -8,6 +8,12 @@
 // checks every precondition again. The record is the commit point: before it, the next open deletes
 // the id; after it, the node is whole.
 //
+// # Chains
+//
+// Layers one on the other are filled in one mount of a working device where the file system leaves nothing
+// to replay when it is frozen. Each becomes a layer as a snapshot of the device, and the last one as the
+// device itself. Until then the device is an id in flight, like that of any node that is being made.
+//
 // # Removing
 //
 // A durable tombstone is the commit point. Then the device goes, the thin device is deleted, and when
