@@ -2,7 +2,6 @@ package metadata
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -49,38 +48,31 @@ func (s *Store) With(locker Locker) *Store { return &Store{s.file, locker} }
 // Path returns the store's file.
 func (s *Store) Path() string { return s.path }
 
-// Create makes a store that holds the pool's record, at once or not at all: it is written beside
-// its place and renamed. An existing store is ErrExists.
-func Create(path string, pool Pool) (err error) {
+// Create makes a store that holds the pool's record, at once or not at all. An existing store is ErrExists.
+func Create(path string, pool Pool) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("create record store %s: %w", path, errs.ErrExists)
 	}
+	return replace("create", path, func(tx *Tx) error { return tx.PutPool(pool) })
+}
+
+// replace makes the store that fn fills, beside its place, and renames it.
+func replace(op, path string, fn func(*Tx) error) (err error) {
 	tmp := path + ".new"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("create record store %s: %w", path, err)
+		return fmt.Errorf("%s record store %s: %w", op, path, err)
 	}
 	defer func() {
 		if err != nil {
 			_ = os.Remove(tmp)
-			err = fmt.Errorf("create record store %s: %w", path, noSpace(err))
+			err = fmt.Errorf("%s record store %s: %w", op, path, noSpace(err))
 		}
 	}()
 	db, err := bbolt.Open(tmp, 0o600, options(false, nil))
 	if err != nil {
 		return err
 	}
-	err = db.Update(func(btx *bbolt.Tx) error {
-		for _, name := range allBuckets {
-			if _, err := btx.CreateBucket(name); err != nil {
-				return err
-			}
-		}
-		tx := &Tx{btx}
-		if err := btx.Bucket(bucketMeta).Put(keySchema, binary.BigEndian.AppendUint32(nil, SchemaVersion)); err != nil {
-			return err
-		}
-		return tx.PutPool(pool)
-	})
+	err = db.Update(func(btx *bbolt.Tx) error { return fillNew(btx, fn) })
 	if cerr := db.Close(); err == nil {
 		err = cerr
 	}
