@@ -317,9 +317,5 @@ func recordRef(tx documentTx, ref, id string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	d, err := newDocument(kindRef, key, nil, refRecord{Spelled: ref, ID: id, Set: now})
-	if err != nil {
-		return err
-	}
-	return tx.Put(d)
+	return putRef(tx, key, refRecord{Spelled: ref, ID: id, Set: now})
 }

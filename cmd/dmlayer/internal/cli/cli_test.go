@@ -250,7 +250,7 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestRecordsHaveJSONNamesForEveryField(t *testing.T) {
-	for _, r := range []any{nodeDetails{}, imageDetails{}, treeNode{}, checkRecord{}, versionRecord{}, changeRecord{}, pool.Status{}} {
+	for _, r := range []any{nodeDetails{}, imageDetails{}, stepRecord{}, branchRecord{}, imageEnd{}, treeNode{}, checkRecord{}, versionRecord{}, changeRecord{}, pool.Status{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(r)) {
 			if tag := f.Tag.Get("json"); !f.Anonymous && (tag == "" || strings.ToLower(tag[:1]) != tag[:1] || strings.ContainsAny(tag, "_,")) {
 				t.Errorf("%T.%s: JSON name %q", r, f.Name, tag)
