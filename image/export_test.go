@@ -1,6 +1,10 @@
 package image
 
-import "archive/tar"
+import (
+	"archive/tar"
+	"fmt"
+	"slices"
+)
 
 // Fixture is an archive for the tests in package image_test.
 type Fixture struct {
@@ -52,3 +56,17 @@ func Kinds() Fixture {
 
 // WrongDiffID returns an OCI archive whose last layer is found to be another only while it is unpacked.
 func WrongDiffID() Fixture { return fixture(tarOf(wrongDiffID()...)) }
+
+// Heavy returns an archive of "heavy", with layers of so many bytes that pack badly; in the order of which
+// a stream needs no spool, or with the layers first.
+func Heavy(layers, bytes int, ordered bool) Fixture {
+	i := testImage{refs: []string{"heavy"}}
+	for n := range layers {
+		i.layers = append(i.layers, randomTar(fmt.Sprintf("file%d", n), bytes))
+	}
+	files := inOrder(plain, i)
+	if !ordered {
+		slices.Reverse(files)
+	}
+	return fixture(tarOf(files...), i)
+}
