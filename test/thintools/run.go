@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/dmlayer/dmlayer/internal/testenv"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
 )
 
 // Need says that a test needs the programs, and files that they can read: they want direct I/O, which a virtual
@@ -52,15 +53,28 @@ func direct(dir string) bool {
 	return !errors.Is(err, syscall.EINVAL)
 }
 
-// Save writes a file that the programs can read.
+// Save writes a file that the programs can read, with holes for what is zero.
 func Save(t testing.TB, metadata []byte) string {
 	t.Helper()
 	path := filepath.Join(Dir(t), "metadata")
-	if err := os.WriteFile(path, metadata, 0o600); err != nil {
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = f.Truncate(int64(len(metadata)))
+	for at := 0; at < len(metadata) && err == nil; at += thinmeta.BlockSize {
+		b := metadata[at:min(at+thinmeta.BlockSize, len(metadata))]
+		if !bytes.Equal(b, zeros[:len(b)]) {
+			_, err = f.WriteAt(b, int64(at))
+		}
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
 	return path
 }
+
+var zeros [thinmeta.BlockSize]byte
 
 // Run runs a program that has to succeed, and returns what it writes.
 func Run(t testing.TB, name string, args ...string) []byte {

@@ -50,18 +50,14 @@ func (c *checker) again(block uint64, info *nodeInfo, at place) {
 	switch {
 	case info.tree != at.tree.name:
 		c.damage(at.damage(block, fmt.Errorf("block belongs to the %s: %w", info.tree, ErrMismatch)))
-	case info.keys && (info.first < at.first || info.last > at.last):
-		c.damage(at.damage(block, fmt.Errorf("keys %d to %d, while the node above allows %d to %d: %w",
-			info.first, info.last, at.first, at.last, ErrStructure)))
+	case !info.fits(at):
+		c.damage(at.damage(block, info.misfit(at)))
 	}
 }
 
 func (c *checker) node(n node, at place) {
 	c.report.Nodes++
-	info := c.nodes.of(n.block)
-	if n.n > 0 {
-		info.keys, info.first, info.last = true, n.key(0), n.key(n.n-1)
-	}
+	c.nodes.of(n.block).set(n)
 	if least := maxEntries(n.size) / 3; n.n < least && len(at.above) > 0 {
 		c.damage(at.damage(n.block, fmt.Errorf("%d entries where %d are the least: %w", n.n, least, ErrStructure)))
 	}
@@ -80,6 +76,9 @@ func (c *checker) node(n node, at place) {
 
 func (c *checker) lost(d *Damage) {
 	c.incomplete = true
+	if d.Block < blockLimit {
+		c.nodes.of(d.Block).lose(d)
+	}
 	c.damage(d)
 }
 

@@ -105,6 +105,9 @@ type Damage struct {
 	// Which of them were in use cannot be told.
 	First, Last uint64
 	Cause       error
+
+	// misplaced is set where the block may be right elsewhere.
+	misplaced bool
 }
 
 // Error is "thinmeta: mappings of device 7 (by way of block 5), virtual blocks

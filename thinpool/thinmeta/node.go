@@ -71,6 +71,8 @@ func parseNode(b []byte, block uint64, valueSize int) (node, error) {
 		return node{}, fmt.Errorf("room for %d entries instead of %d: %w", most, room, ErrStructure)
 	case entries > most:
 		return node{}, fmt.Errorf("%d entries where %d have room: %w", entries, most, ErrStructure)
+	case entries == 0 && !n.leaf:
+		return node{}, fmt.Errorf("internal node without entries: %w", ErrStructure)
 	}
 	n.n, n.values = int(entries), nodeHeader+8*room
 	return n, nil
@@ -113,32 +115,47 @@ func (m *Metadata) load(ctx context.Context, block uint64, at place) (node, erro
 	if err := ctx.Err(); err != nil {
 		return node{}, fmt.Errorf("thinmeta: read metadata: %w", err)
 	}
-	n, err := m.loadNode(block, at)
+	if err := at.checkWay(block); err != nil {
+		d := at.damage(block, err)
+		d.misplaced = true
+		return node{}, d
+	}
+	b, err := m.blocks.get(block, kindNode)
 	if err != nil {
 		return node{}, at.damage(block, err)
+	}
+	n, err := parseNode(b, block, at.tree.valueSize)
+	if err != nil {
+		return node{}, at.damage(block, err)
+	}
+	if err := n.checkPlace(at); err != nil {
+		d := at.damage(block, err)
+		d.misplaced = true
+		if n.n > 0 { // what is in the wrong place is lost as well
+			d.First, d.Last = min(d.First, n.key(0)), max(d.Last, n.key(n.n-1))
+		}
+		return node{}, d
 	}
 	return n, nil
 }
 
-func (m *Metadata) loadNode(block uint64, at place) (node, error) {
-	if slices.Contains(at.above, block) {
-		return node{}, ErrLoop
+// checkWay looks at the way to a node only.
+func (p place) checkWay(block uint64) error {
+	if slices.Contains(p.above, block) {
+		return ErrLoop
 	}
-	if len(at.above) >= maxDepth {
-		return node{}, fmt.Errorf("tree of more than %d levels: %w", maxDepth, ErrStructure)
+	if len(p.above) >= maxDepth {
+		return fmt.Errorf("tree of more than %d levels: %w", maxDepth, ErrStructure)
 	}
-	b, err := m.blocks.get(block, kindNode)
-	if err != nil {
-		return node{}, err
+	return nil
+}
+
+// checkPlace wants keys, in order, and within those of the place. Only the root
+// of an empty tree has none. As each node has keys, and those of its children
+// do not overlap, every walk ends.
+func (n node) checkPlace(at place) error {
+	if n.n == 0 && len(at.above) > 0 {
+		return fmt.Errorf("no entries: %w", ErrStructure)
 	}
-	n, err := parseNode(b, block, at.tree.valueSize)
-	if err != nil {
-		return node{}, err
-	}
-	// Only the root of an empty tree has no entries. That each node has keys,
-	// and that the ones of its children do not overlap, bounds every walk.
-	if n.n == 0 && (!n.leaf || len(at.above) > 0) {
-		return node{}, fmt.Errorf("no entries: %w", ErrStructure)
-	}
-	return n, n.checkKeys(at.first, at.last)
+	return n.checkKeys(at.first, at.last)
 }

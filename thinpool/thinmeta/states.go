@@ -1,6 +1,8 @@
 package thinmeta
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 )
@@ -8,37 +10,60 @@ import (
 // Tables by block number. They hold what was put in and little around it, as
 // block numbers that come from damaged metadata can be anything.
 
-// nodeState is what Usage knows of a metadata block: flags, and how many
-// mappings are below it.
-type nodeState uint64
+// nodeInfo is what a pass over everything knows of a metadata block.
+type nodeInfo struct {
+	seen        bool
+	shared      bool // referred to more than once
+	damaged     bool // or something below it is
+	keys        bool // it has some: first to last
+	tree        Tree
+	first, last uint64
+	entries     uint64 // of all leaves below
+}
 
-const (
-	nodeUnseen  nodeState = 0
-	nodeOwned   nodeState = 1 << 0 // referred to
-	nodeShared  nodeState = 1 << 1 // referred to more than once
-	nodeDamaged nodeState = 1 << 2 // or something below it is
-	nodeFlags             = 3
-)
+// fits tells whether the keys are right for a place.
+func (i *nodeInfo) fits(at place) bool { return !i.keys || i.first >= at.first && i.last <= at.last }
+
+// set notes the keys of the node.
+func (i *nodeInfo) set(n node) {
+	if n.n > 0 {
+		i.keys, i.first, i.last = true, n.key(0), n.key(n.n-1)
+	}
+}
+
+// lose notes what became of the node. If it may be right elsewhere, it is as if
+// it had not been seen; if it is below itself, it is known already.
+func (i *nodeInfo) lose(d *Damage) {
+	switch {
+	case !d.misplaced:
+		i.damaged = true
+	case !errors.Is(d.Cause, ErrLoop):
+		i.seen = false
+	}
+}
+
+func (i *nodeInfo) misfit(at place) error {
+	return fmt.Errorf("keys %d to %d, while the node above allows %d to %d: %w", i.first, i.last, at.first, at.last, ErrStructure)
+}
 
 const nodePage = 64
 
-type nodeStates map[uint64]*[nodePage]nodeState
+type nodeInfos map[uint64]*[nodePage]nodeInfo
 
-func (s nodeStates) of(block uint64) *nodeState {
+func (s nodeInfos) of(block uint64) *nodeInfo {
 	p := s[block/nodePage]
 	if p == nil {
-		p = new([nodePage]nodeState)
+		p = new([nodePage]nodeInfo)
 		s[block/nodePage] = p
 	}
 	return &p[block%nodePage]
 }
 
-func (s nodeStates) get(block uint64) nodeState {
-	p := s[block/nodePage]
-	if p == nil {
-		return nodeUnseen
+func (s nodeInfos) get(block uint64) nodeInfo {
+	if p := s[block/nodePage]; p != nil {
+		return p[block%nodePage]
 	}
-	return p[block%nodePage]
+	return nodeInfo{}
 }
 
 // blockStates counts the references to data blocks: none, one, or more.
@@ -68,33 +93,6 @@ func (s blockStates) add(block uint64) bool {
 func (s blockStates) shared(block uint64) bool {
 	p := s[block/blockPage]
 	return p != nil && p[block%blockPage/64].more>>(block%64)&1 != 0
-}
-
-// nodeInfo is what Check knows of a metadata block.
-type nodeInfo struct {
-	seen        bool
-	tree        Tree
-	keys        bool // it has some: first to last
-	first, last uint64
-	entries     uint64 // of all leaves below
-}
-
-type nodeInfos map[uint64]*[nodePage]nodeInfo
-
-func (s nodeInfos) of(block uint64) *nodeInfo {
-	p := s[block/nodePage]
-	if p == nil {
-		p = new([nodePage]nodeInfo)
-		s[block/nodePage] = p
-	}
-	return &p[block%nodePage]
-}
-
-func (s nodeInfos) get(block uint64) nodeInfo {
-	if p := s[block/nodePage]; p != nil {
-		return p[block%nodePage]
-	}
-	return nodeInfo{}
 }
 
 // refTable counts the references to blocks. Most blocks have few.

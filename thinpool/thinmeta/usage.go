@@ -34,20 +34,20 @@ type Usage struct {
 	Err error
 
 	m     *Metadata
-	nodes nodeStates
+	nodes nodeInfos
 	data  blockStates
 }
 
 // Usage reads the mappings of all devices. What devices share is read once and
 // costs nothing more, and what they have for themselves twice. It needs two
-// bits of memory for each data block in use and 8 bytes for each node.
+// bits of memory for each data block in use and 40 bytes for each node.
 //
 // Data blocks that only the metadata snapshot of an active pool still refers
 // to are not seen: they are free when it is released.
 //
 // The error is the context's; damage is in the result.
 func (m *Metadata) Usage(ctx context.Context) (*Usage, error) {
-	u := &Usage{m: m, nodes: nodeStates{}, data: blockStates{}}
+	u := &Usage{m: m, nodes: nodeInfos{}, data: blockStates{}}
 	roots, err := u.roots(ctx)
 	if err != nil {
 		return nil, err
@@ -109,9 +109,9 @@ func (u *Usage) count(ctx context.Context, roots []uint64) error {
 
 // usageCounter sees each node and its data blocks once.
 type usageCounter struct {
-	u       *Usage
-	damage  errorList
-	damaged []int // for each node on the way, the errors before it
+	u      *Usage
+	damage errorList
+	before []int // for each node on the way, how many errors there were
 }
 
 var errToldBefore = fmt.Errorf("something here is damaged, as was said of another device: %w", ErrDamaged)
@@ -120,20 +120,25 @@ func (c *usageCounter) reference(block uint64, at place) (bool, uint64) {
 	if block >= blockLimit || slices.Contains(at.above, block) {
 		return true, 0 // where it is refused
 	}
-	s := c.u.nodes.of(block)
-	if *s == nodeUnseen {
-		*s = nodeOwned
+	info := c.u.nodes.of(block)
+	if !info.seen {
+		info.seen = true
 		return true, 0
 	}
-	*s |= nodeShared
-	if *s&nodeDamaged != 0 {
+	info.shared = true
+	switch {
+	case info.damaged:
 		c.damage.add(at.damage(block, errToldBefore))
+	case !info.fits(at):
+		c.damage.add(at.damage(block, info.misfit(at)))
+		return false, 0
 	}
-	return false, uint64(*s >> nodeFlags)
+	return false, info.entries
 }
 
 func (c *usageCounter) node(n node, _ place) {
-	c.damaged = append(c.damaged, c.damage.len())
+	c.u.nodes.of(n.block).set(n)
+	c.before = append(c.before, c.damage.len())
 	if !n.leaf {
 		return
 	}
@@ -147,18 +152,16 @@ func (c *usageCounter) node(n node, _ place) {
 func (c *usageCounter) lost(d *Damage) {
 	c.damage.add(d)
 	if d.Block < blockLimit {
-		*c.u.nodes.of(d.Block) |= nodeDamaged
+		c.u.nodes.of(d.Block).lose(d)
 	}
 }
 
 func (c *usageCounter) done(block, entries uint64) {
-	s := c.u.nodes.of(block)
-	*s |= nodeState(entries << nodeFlags)
-	before := c.damaged[len(c.damaged)-1]
-	c.damaged = c.damaged[:len(c.damaged)-1]
-	if c.damage.len() > before {
-		*s |= nodeDamaged
-	}
+	info := c.u.nodes.of(block)
+	info.entries = entries
+	before := c.before[len(c.before)-1]
+	c.before = c.before[:len(c.before)-1]
+	info.damaged = info.damaged || c.damage.len() > before
 }
 
 // countExclusive goes through what is not shared once more: only now it is
@@ -192,7 +195,7 @@ func (c *exclusiveCounter) node(n node, _ place) {
 func (c *exclusiveCounter) lost(*Damage)        {}
 func (c *exclusiveCounter) done(uint64, uint64) {}
 
-func (u *Usage) sharedNode(block uint64) bool { return u.nodes.get(block)&nodeShared != 0 }
+func (u *Usage) sharedNode(block uint64) bool { return u.nodes.get(block).shared }
 
 // Device is the usage of one device; false where there is none with the id.
 func (u *Usage) Device(id uint64) (DeviceUsage, bool) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 )
 
 // Effect is what damage amounts to.
@@ -39,6 +40,7 @@ var nodes = []target{
 	{"leaf of mappings", func(i Info) bool { return ofTree("mappings", Node, 0)(i) && !i.Root }},
 	{"shared leaf of mappings", func(i Info) bool { return ofTree("mappings", Node, 0)(i) && i.References > 1 && !i.Root }},
 	{"root of mappings", ofTree("mappings", Node, 1)},
+	{"high root of mappings", ofTree("mappings", Node, 2)},
 	{"details", ofTree("details", Node, 0)},
 	{"data bitmap tree", ofTree("data bitmaps", Node, 0)},
 	{"data count tree", ofTree("data counts", Node, 0)},
@@ -135,7 +137,7 @@ func nodeDamages(t target) []Damage {
 			return true
 		}),
 	}
-	if t.name == "root of mappings" {
+	if strings.HasSuffix(t.name, "root of mappings") {
 		all = append(all, childDamages(t)...)
 	}
 	return all
@@ -166,6 +168,15 @@ func childDamages(t target) []Damage {
 		}),
 		child("child of another tree", func(im *Image, _, _ uint64) uint64 {
 			return im.Find(ofTree("details", Node, 0))[0]
+		}),
+		t.on("itself as grandchild", Damaged, func(im *Image, block uint64, _ *rand.Rand) bool {
+			child := le.Uint64(im.Block(block)[nodeHeader+8*maxChildren:])
+			if im.Blocks[child].Level == 0 {
+				return false
+			}
+			le.PutUint64(im.Block(child)[nodeHeader+8*maxChildren:], block)
+			im.Seal(child)
+			return true
 		}),
 		t.on("same child twice", Damaged, func(im *Image, block uint64, _ *rand.Rand) bool {
 			b := im.Block(block)
@@ -222,12 +233,12 @@ func superblockDamages() []Damage {
 }
 
 func deviceDamages() []Damage {
-	devices, details := nodes[0], nodes[4]
+	devices, details := nodes[0], nodes[5]
 	drop := func(t target, name string) Damage {
 		return t.on(name, Damaged, func(im *Image, block uint64, _ *rand.Rand) bool {
 			b := im.Block(block)
 			n := le.Uint32(b[16:])
-			if n < 60 || im.Blocks[block].References > 1 {
+			if info := im.Blocks[block]; !info.Root || info.References > 1 {
 				return false // another damage: too few entries
 			}
 			le.PutUint32(b[16:], n-1)
@@ -274,17 +285,16 @@ func mappingDamages() []Damage {
 func spaceDamages() []Damage {
 	// count changes the references of the first block that has some number of them.
 	count := func(t target, name string, effect Effect, old, new uint32) Damage {
-		return t.on(name, effect, func(im *Image, block uint64, _ *rand.Rand) bool {
-			b := im.Block(block)
-			for i := range uint64(4000) {
-				if raw := uint32(b[mapHeader+i/4]>>(i%4*2)) & 3; raw>>1|raw&1<<1 == old {
-					setPair(b, i, new)
+		return Damage{name + " in " + t.name, effect, func(im *Image, _ *rand.Rand) bool {
+			for _, block := range im.Find(t.is) {
+				if i, ok := findPair(im.Block(block), old); ok {
+					setPair(im.Block(block), i, new)
 					im.Seal(block)
 					return true
 				}
 			}
 			return false
-		})
+		}}
 	}
 	var all []Damage
 	for _, t := range []target{others[0], others[2]} {
@@ -297,7 +307,7 @@ func spaceDamages() []Damage {
 			count(t, "many references instead of one", Damaged, 1, 3),
 		)
 	}
-	for _, t := range []target{nodes[6], nodes[7]} {
+	for _, t := range []target{nodes[7], nodes[8]} {
 		value := func(name string, effect Effect, change func(n uint32) uint32) Damage {
 			return t.on(name, effect, func(im *Image, block uint64, r *rand.Rand) bool {
 				b := im.Block(block)
@@ -319,9 +329,19 @@ func spaceDamages() []Damage {
 	return append(all, indexDamages()...)
 }
 
+// findPair is the first entry of a bitmap with a count. The first 4000 are always within the space.
+func findPair(b []byte, count uint32) (uint64, bool) {
+	for i := range uint64(4000) {
+		if raw := uint32(b[mapHeader+i/4]>>(i%4*2)) & 3; raw>>1|raw&1<<1 == count {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
 func indexDamages() []Damage {
 	var all []Damage
-	for t, at := range map[*target]int{&nodes[5]: nodeHeader + 8*168, &others[1]: mapHeader} {
+	for t, at := range map[*target]int{&nodes[6]: nodeHeader + 8*168, &others[1]: mapHeader} {
 		field := func(name string, effect Effect, change func(entry []byte)) Damage {
 			return t.on(name, effect, sealed(func(b []byte, _ *rand.Rand) { change(b[at:]) }))
 		}
