@@ -37,12 +37,7 @@ var arrows = map[string][]string{
 	"fsutil":            {internal, xsys, "github.com/freddierice/go-losetup/v2"},
 	"pool":              {internal, xsys, "thinpool", "thinpool/thinmeta", "lvm", "fsutil", "metadata"},
 	"layer":             {internal, xsys, "pool", "thinpool", "fsutil", "metadata"},
-	"layer/layertar": {
-		internal, xsys, "github.com/containerd/containerd/v2/pkg/archive", "github.com/containerd/continuity",
-		"github.com/vbatts/tar-split",
-		// Only to catch the warnings that containerd's package would log.
-		"github.com/containerd/log", "github.com/sirupsen/logrus",
-	},
+	"layer/layertar": {internal, xsys, "github.com/klauspost/compress", "github.com/vbatts/tar-split"},
 	"image": {
 		internal, xsys, "layer", "layer/layertar", "github.com/containerd/platforms", "github.com/distribution/reference",
 		"github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
