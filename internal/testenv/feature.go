@@ -29,7 +29,7 @@ const (
 	ThinCheck Feature = "thin_check" // thin_check, thin_dump and their like
 	Dmsetup   Feature = "dmsetup"    // the program dmsetup
 	LVM       Feature = "lvm"        // the program lvm
-	Images    Feature = "images"     // scripts/images has run, and scripts/umoci-unpack -p for the large one
+	Images    Feature = "images"     // scripts/images has run, and scripts/umoci-unpack -p as in scripts/test
 	Guest     Feature = "guest"      // a virtual machine of this run: a test may do its worst
 	Host      Feature = "host"       // not a virtual machine of this run
 	VM        Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
@@ -200,7 +200,10 @@ func needImages() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range []string{"images/small.stamp", "images/large.stamp", "images/large.docker.tar.umoci/index.json", "tools/usr/bin/umoci"} {
+	for _, name := range []string{
+		"images/small.stamp", "images/large.stamp", "images/docker.stamp", "images/buildah.stamp",
+		"images/large.docker.tar.umoci/index.json", "images/docker.id.tar.umoci/index.json", "tools/usr/bin/umoci",
+	} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			return fmt.Errorf("%w; run scripts/images and scripts/umoci-unpack -p", err)
 		}

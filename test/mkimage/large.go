@@ -17,37 +17,17 @@ const (
 // large is a small Debian with nginx and python, and layers with whatever a layer can hold.
 func large(img *image, base, nginx, python string) error {
 	lower := map[string]*kept{lowerVersion: {}, lowerSetuid: {}}
-	packages := func(list string, first bool) func(*layer) error {
-		return func(l *layer) error {
-			files, err := readList(list)
-			if err != nil {
-				return err
-			}
-			if first {
-				l.keep = lower
-				if err := skeleton(l, "etc", "usr", "usr/bin", "usr/sbin", "usr/lib", "usr/lib64"); err != nil {
-					return err
-				}
-				if err := accounts.each(l.text); err != nil {
-					return err
-				}
-			}
-			for _, f := range files {
-				if err := l.deb(f); err != nil {
-					return err
-				}
-			}
-			return nil
-		}
-	}
 	for _, step := range []struct {
 		comment string
 		fill    func(*layer) error
 	}{
-		{"minbase", packages(base, true)},
-		{"nginx-light", packages(nginx, false)},
-		{"python3", packages(python, false)},
-		{"every kind of entry", everyKind},
+		{"minbase", func(l *layer) error {
+			l.keep = lower
+			return minbase(l, base)
+		}},
+		{"nginx-light", packages(nginx)},
+		{"python3", packages(python)},
+		{"every kind of entry", func(l *layer) error { return everyKind(l, 16<<20, 100<<20+7) }},
 		{"many small files", manyFiles},
 		{"deletions", deletions},
 		{"replacements", func(l *layer) error { return replacements(l, lower) }},
@@ -69,7 +49,8 @@ const (
 		"\x10\x00\x04\x00\xff\xff\xff\xff\x20\x00\x04\x00\xff\xff\xff\xff"
 )
 
-func everyKind(l *layer) error {
+// everyKind adds an entry of each kind, one with random bytes and one with holes among them.
+func everyKind(l *layer, randomSize, sparseSize int64) error {
 	headers := []tar.Header{
 		{Name: "kinds/", Typeflag: tar.TypeDir},
 		{Name: "kinds/sticky/", Typeflag: tar.TypeDir, Mode: 0o1777},
@@ -116,9 +97,9 @@ func everyKind(l *layer) error {
 		func() error { return l.link("kinds/sticky/linked-there", "/kinds/linked") },
 		func() error { return l.link("kinds/setgid/capability-too", "kinds/capability") },
 		func() error {
-			return l.sparse("kinds/sparse", 100<<20+7, map[int64][]byte{0: random(2, 4096), 50 << 20: random(3, 1<<16)}, []int64{0, 50 << 20})
+			return l.sparse("kinds/sparse", sparseSize, map[int64][]byte{0: random(2, 4096), sparseSize / 2: random(3, 1<<16)}, []int64{0, sparseSize / 2})
 		},
-		func() error { return l.add(tar.Header{Name: "kinds/random"}, random(4, 16<<20)) },
+		func() error { return l.add(tar.Header{Name: "kinds/random"}, random(4, int(randomSize))) },
 		func() error { return l.text("no/parent/is/named/file", "deep\n") },
 	)
 }

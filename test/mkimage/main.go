@@ -3,7 +3,10 @@
 //
 //	mkimage small --out DIR BUSYBOX.deb
 //	mkimage large --out DIR --base LIST --nginx LIST --python LIST
+//	mkimage distro --out DIR LIST…
+//	mkimage inputs --out DIR BUSYBOX.deb
 //
+// Inputs are tars for programs that build images.
 // A LIST is a file with the path of a package on each line. See scripts/images, which calls it.
 package main
 
@@ -31,6 +34,9 @@ func run(out, base, nginx, python string, args []string) error {
 	if out == "" || len(args) == 0 {
 		return fmt.Errorf("see the comment at the top of test/mkimage/main.go for usage")
 	}
+	if args[0] == "inputs" {
+		return inputs(out, args[1:])
+	}
 	img, err := newImage(out, args[0])
 	if err != nil {
 		return err
@@ -41,6 +47,8 @@ func run(out, base, nginx, python string, args []string) error {
 		err = small(img, args[1:])
 	case "large":
 		err = large(img, base, nginx, python)
+	case "distro":
+		err = distro(img, args[1:])
 	default:
 		err = fmt.Errorf("no image %q", args[0])
 	}

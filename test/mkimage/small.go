@@ -46,7 +46,8 @@ func smallRoot(l *layer, deb string) error {
 		if i%2 == 0 {
 			err = l.symlink("usr/bin/"+name, "busybox")
 		} else {
-			err = l.link("usr/bin/"+name, "usr/bin/busybox")
+			// With the mode of the file: dockerd gives it to the file again.
+			err = l.add(tar.Header{Name: "usr/bin/" + name, Typeflag: tar.TypeLink, Linkname: "usr/bin/busybox", Mode: 0o755}, nil)
 		}
 		if err != nil {
 			return err
