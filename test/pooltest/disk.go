@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,6 +126,7 @@ type Replay struct {
 	file *os.File // the copy as it was after at entries
 	log  *os.File
 	at   int
+	loop *fsutil.Loop // of file
 }
 
 // Replay begins to play the log of a disk that was removed.
@@ -151,7 +153,12 @@ func (d *Disk) Replay() *Replay {
 	if err := copy.Truncate(size.Size()); err != nil {
 		d.t.Fatal(err)
 	}
-	return &Replay{Log: l, disk: d, file: copy, log: log}
+	loop, err := fsutil.Attach(Context(d.t), fsutil.LoopOptions{Path: copy.Name(), Autoclear: true})
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() { _ = loop.Close() })
+	return &Replay{Log: l, disk: d, file: copy, log: log, loop: loop}
 }
 
 type sparseFile struct{ *os.File }
@@ -164,30 +171,111 @@ func (f sparseFile) Discard(offset, length int64) error {
 // CutAt makes the disk as a power cut left it after the first n entries of the log, which must not be less
 // than the time before, mounts it in its place, runs fn, and takes it away again.
 func (r *Replay) CutAt(n int, fn func()) {
+	r.disk.t.Helper()
+	r.CutWith(n, nil, fn)
+}
+
+// CutWith is CutAt for a disk that had a cache and kept parts of what was to be flushed next.
+func (r *Replay) CutWith(n int, more []logwrites.Part, fn func()) {
 	t := r.disk.t
 	t.Helper()
 	if err := r.Play(sparseFile{r.file}, r.at, n); err != nil {
 		t.Fatal(err)
 	}
 	r.at = n
-	cut := r.disk.data + ".cut"
-	if err := CopySparse(r.file.Name(), cut); err != nil {
-		t.Fatal(err)
-	}
-	ctx := Context(t)
-	loop, err := fsutil.Attach(ctx, fsutil.LoopOptions{Path: cut, Autoclear: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	err = fsutil.Mount(ctx, loop.Path, r.disk.Dir, fsutil.MountOptions{Type: fsutil.Ext4})
-	_ = loop.Close()
-	if err != nil {
+	if err := r.mountCut(more); err != nil {
 		t.Fatalf("mount the disk after %d entries: %v", n, err)
 	}
 	defer func() {
-		if err := unmountIfMounted(r.disk.Dir); err != nil {
+		if err := r.removeCut(); err != nil {
 			t.Error(err)
 		}
 	}()
 	fn()
+}
+
+// overlay is the uuid of the device that takes the writes that are made after a cut.
+func (r *Replay) overlay() devmapper.UUID { return r.disk.uuid + "-cut" }
+
+// mountCut mounts the disk as it is now. What is written to it goes elsewhere (dm-snapshot), and is forgotten.
+func (r *Replay) mountCut(more []logwrites.Part) error {
+	ctx := Context(r.disk.t)
+	writes := r.disk.data + ".cut"
+	if err := os.RemoveAll(writes); err != nil {
+		return err
+	}
+	if err := fsutil.Allocate(ctx, writes, overlaySize, fsutil.Sparse); err != nil {
+		return err
+	}
+	cow, err := fsutil.Attach(ctx, fsutil.LoopOptions{Path: writes, Autoclear: true})
+	if err != nil {
+		return err
+	}
+	defer cow.Close()
+	if _, err := r.disk.dm.Create(devmapper.Name(r.overlay()), r.overlay()); err != nil {
+		return err
+	}
+	path, err := r.activateCut(cow)
+	if err == nil {
+		err = r.playMore(path, more)
+	}
+	if err == nil {
+		err = fsutil.Mount(ctx, path, r.disk.Dir, fsutil.MountOptions{Type: fsutil.Ext4})
+	}
+	if err != nil {
+		err = errors.Join(err, r.removeCut())
+	}
+	return err
+}
+
+// overlaySize is how much may be written to a disk after a cut, in bytes.
+const overlaySize = 1 << 30
+
+func (r *Replay) activateCut(cow *fsutil.Loop) (string, error) {
+	size, err := r.file.Stat()
+	if err != nil {
+		return "", err
+	}
+	ref := devmapper.ByUUID(r.overlay())
+	err = r.disk.dm.Load(ref, devmapper.LoadOptions{}, devmapper.Target{
+		Length: devmapper.SectorsOf(uint64(size.Size())), Type: "snapshot",
+		Params: fmt.Sprintf("%s %s N 8", devmapper.DevNum(r.loop.DevNum), devmapper.DevNum(cow.DevNum)),
+	})
+	if err != nil {
+		return "", err
+	}
+	info, err := r.disk.dm.Resume(ref, devmapper.ResumeOptions{})
+	return fmt.Sprintf("/dev/dm-%d", info.Dev.Minor), err
+}
+
+func (r *Replay) playMore(path string, more []logwrites.Part) error {
+	if len(more) == 0 {
+		return nil
+	}
+	f, err := fsutil.OpenDevice(path, true)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.PlayParts(zeroingDevice{f}, more), f.Sync(), f.Close())
+}
+
+// zeroingDevice writes zeros where something was discarded.
+type zeroingDevice struct{ *os.File }
+
+func (d zeroingDevice) Discard(offset, length int64) error {
+	_, err := io.CopyN(io.NewOffsetWriter(d.File, offset), zeros{}, length)
+	return err
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
+}
+
+func (r *Replay) removeCut() error {
+	err := unmountIfMounted(r.disk.Dir)
+	_, rerr := r.disk.dm.Remove(devmapper.ByUUID(r.overlay()), devmapper.RemoveOptions{})
+	return errors.Join(err, rerr)
 }
