@@ -171,6 +171,28 @@ func TestLoadDamaged(t *testing.T) {
 	}
 }
 
+// TestErrorsTellWhere wants the layer's file and the entry in what is said of a layer.
+func TestErrorsTellWhere(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		entry file
+		want  error
+	}{
+		{"device", file{name: "dev/disk", kind: tar.TypeBlock, major: 8}, ErrUnsupported},
+		{"hard link to nothing", file{name: "d/link", kind: tar.TypeLink, link: "../../../etc/shadow"}, ErrDamaged},
+		{"whiteout of ..", file{name: "d/.wh..."}, ErrDamaged},
+	} {
+		s := newFakeStore(t)
+		s.forbidDevices = true
+		top := tarOf(file{name: "before", body: "x"}, c.entry)
+		_, err := load(t.Context(), s, write(t, tarOf(ociFiles(gzipped, testImage{layers: [][]byte{baseTar, top}})...)), LoadOptions{})
+		if errs.Class(err) != c.want || !strings.Contains(err.Error(), blobName(pack(gzipped, top))) || !strings.Contains(err.Error(), c.entry.name) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		s.checkEmpty(t)
+	}
+}
+
 // wrongDiffID is a layout in which every digest of a blob is right, and the config tells another diff id.
 func wrongDiffID() []file {
 	l := newLayout()
@@ -296,6 +318,26 @@ func TestIndexesWithinIndexes(t *testing.T) {
 	}
 	if _, err := load(t.Context(), newFakeStore(t), write(t, tarOf(nest(maxIndexDepth+2)...)), LoadOptions{}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("too deep: %v", err)
+	}
+}
+
+// TestDiamondIndexes has indexes that all lead to two of the next level: the ways are many, the documents
+// few. And the same manifest under several names.
+func TestDiamondIndexes(t *testing.T) {
+	l := newLayout()
+	d := l.image(plain, appImage)
+	for range maxIndexDepth - 1 {
+		other := d
+		other.Annotations = map[string]string{"other": "way"}
+		d = l.index(d, other, d, other, d, other, d, other)
+	}
+	s := newFakeStore(t)
+	loaded, err := load(t.Context(), s, writeDir(t, l.done(named(d, "app:1"), named(d, "app:1"), named(d, "app:2"), d)), LoadOptions{})
+	if want := []Loaded{{"app:1", appImage.id()}, {"app:2", appImage.id()}, {"", appImage.id()}}; err != nil || !slices.Equal(loaded, want) {
+		t.Errorf("loaded %v (%v), want %v", loaded, err, want)
+	}
+	if len(s.fills) != 2 {
+		t.Errorf("unpacked %q", s.fills)
 	}
 }
 

@@ -57,12 +57,12 @@ func Kinds() Fixture {
 // WrongDiffID returns an OCI archive whose last layer is found to be another only while it is unpacked.
 func WrongDiffID() Fixture { return fixture(tarOf(wrongDiffID()...)) }
 
-// Heavy returns an archive of "heavy", with layers of so many bytes that pack badly; in the order of which
+// Heavy returns an archive of "heavy", with layers of so many bytes; in the order of which
 // a stream needs no spool, or with the layers first.
 func Heavy(layers, bytes int, ordered bool) Fixture {
 	i := testImage{refs: []string{"heavy"}}
 	for n := range layers {
-		i.layers = append(i.layers, randomTar(fmt.Sprintf("file%d", n), bytes))
+		i.layers = append(i.layers, noisyTar(fmt.Sprintf("file%d", n), bytes))
 	}
 	files := inOrder(plain, i)
 	if !ordered {

@@ -199,12 +199,13 @@ func TestNothingOfADamagedArchive(t *testing.T) {
 	})
 }
 
-// The child loads or removes in a process of its own: childEnv is "load ARCHIVE" or "rm REF…", and
+// The child loads or removes in a process of its own: childEnv is "load ARCHIVE", "stream" or "rm REF…", and
 // killEnv the number of the crash point at which it kills itself; 0 prints how many it reached.
 const (
 	childEnv = "DMLAYER_IMAGE_TEST_CHILD"
 	dirsEnv  = "DMLAYER_IMAGE_TEST_DIRS"
 	killEnv  = "DMLAYER_IMAGE_TEST_KILL"
+	peakEnv  = "DMLAYER_IMAGE_TEST_PEAK" // set: print /proc/self/status in the end instead
 )
 
 func child() int {
@@ -225,14 +226,25 @@ func child() int {
 		return nil
 	})
 	args := strings.Fields(os.Getenv(childEnv))
-	if args[0] == "load" {
+	switch args[0] {
+	case "load":
 		_, err = image.Load(ctx, s, args[1], image.LoadOptions{})
-	} else {
+	case "stream":
+		_, err = image.Load(ctx, s, "-", image.LoadOptions{Input: os.Stdin})
+	default:
 		_, err = image.Remove(ctx, s, args[1:]...)
 	}
 	if err != nil {
 		println(err.Error())
 		return 1
+	}
+	if os.Getenv(peakEnv) != "" {
+		status, err := os.ReadFile("/proc/self/status")
+		os.Stdout.Write(status)
+		if err != nil {
+			return 1
+		}
+		return 0
 	}
 	os.Stdout.WriteString(strconv.Itoa(hits))
 	return 0
@@ -299,12 +311,21 @@ func TestKilled(t *testing.T) {
 		for n := 1; n <= loads; n += step {
 			killAt(ctx, t, e, load, n)
 			checkWhole(t, e, f)
-			count(load)
+			loadAgain(t, e, source, f)
 			killAt(ctx, t, e, rm, 1+n%removals)
 			checkWhole(t, e, f)
 			finishRemoval(t, e)
 		}
 	})
+}
+
+// loadAgain loads after a kill: what that has left is whole, and not unpacked again.
+func loadAgain(t *testing.T, e *pooltest.Env, source string, f image.Fixture) {
+	t.Helper()
+	s := must[*layer.Store](t)(layer.Open(pooltest.Context(t), e.Config()))
+	defer s.Close()
+	checkLayers(t, s, f)
+	goesOn(t, s, source, image.LoadOptions{})
 }
 
 func killAt(ctx context.Context, t testing.TB, e *pooltest.Env, what string, n int) {

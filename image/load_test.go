@@ -3,13 +3,13 @@ package image
 import (
 	"archive/tar"
 	"bytes"
-	"context"
+	"encoding/json"
 	"errors"
-	"os"
 	"slices"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
+	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/dmlayer/dmlayer/layer"
@@ -91,6 +91,16 @@ func TestLoadForms(t *testing.T) {
 		{"stream, gzip", func(t *testing.T) (string, LoadOptions) {
 			return "-", LoadOptions{Input: bytes.NewReader(pack(gzipped, tarOf(ociFiles(gzipped, appImage)...)))}
 		}},
+		{"wrong media types", func(t *testing.T) (string, LoadOptions) {
+			l := newLayout()
+			m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+			m.Config = l.blob(ocispec.MediaTypeImageConfig, appImage.config())
+			m.Layers = append(m.Layers, l.blob(ocispec.MediaTypeImageLayer, pack(zstded, baseTar)), l.blob(ocispec.MediaTypeImageLayerZstd, pack(gzipped, appTar)))
+			return write(t, tarOf(l.done(named(l.blob(m.MediaType, must(json.Marshal(m))), "app:1"))...)), LoadOptions{}
+		}},
+		{"digests by sha512", func(t *testing.T) (string, LoadOptions) {
+			return writeDir(t, sha512Files(appImage)), LoadOptions{}
+		}},
 		{"dot names", func(t *testing.T) (string, LoadOptions) {
 			files := ociFiles(plain, appImage)
 			for i := range files {
@@ -124,6 +134,20 @@ func TestLoadForms(t *testing.T) {
 			checkApp(t, s)
 		})
 	}
+}
+
+// sha512Files is a layout whose layers, one of them plain, have digests by sha512.
+func sha512Files(i testImage) []file {
+	l := newLayout()
+	m := ocispec.Manifest{Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageManifest}
+	m.Config = l.blob(ocispec.MediaTypeImageConfig, i.config())
+	for n, tar := range i.layers {
+		packed := pack([]compression{plain, gzipped}[n%2], tar)
+		d := digest.SHA512.FromBytes(packed)
+		l.files["blobs/sha512/"+d.Encoded()] = string(packed)
+		m.Layers = append(m.Layers, ocispec.Descriptor{MediaType: ocispec.MediaTypeImageLayer, Digest: d, Size: int64(len(packed))})
+	}
+	return l.done(named(l.blob(m.MediaType, must(json.Marshal(m))), i.refs[0]))
 }
 
 // docker25Files is an archive as Docker 25 and containerd write it.
@@ -206,26 +230,6 @@ func TestLoadAgain(t *testing.T) {
 	}
 }
 
-// TestLoadGoesOn loads an image of which a killed load has left a layer without a record.
-func TestLoadGoesOn(t *testing.T) {
-	s := newFakeStore(t)
-	source := write(t, tarOf(ociFiles(gzipped, appImage)...))
-	if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	clear(s.docs)
-	if err := s.Remove(t.Context(), appImage.layerName(1)); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	checkApp(t, s)
-	if len(s.fills) != 3 {
-		t.Errorf("%d layers were unpacked, want 3", len(s.fills))
-	}
-}
-
 func TestLoadMovesReference(t *testing.T) {
 	s := newFakeStore(t)
 	newer := testImage{layers: otherImage.layers, refs: []string{"docker.io/library/app:1"}}
@@ -241,104 +245,6 @@ func TestLoadMovesReference(t *testing.T) {
 	old, err := get(t.Context(), s, appImage.id()[:20])
 	if err != nil || old.ID != appImage.id() || len(old.Refs) != 0 {
 		t.Errorf("the older image is %+v (%v)", old, err)
-	}
-}
-
-func TestLoadInParallel(t *testing.T) {
-	s := newFakeStore(t)
-	source := write(t, tarOf(dockerFiles(gzipped, appImage, otherImage)...))
-	errc := make(chan error)
-	for range 4 {
-		go func() {
-			_, err := load(t.Context(), s, source, LoadOptions{})
-			errc <- err
-		}()
-	}
-	for range 4 {
-		if err := <-errc; err != nil {
-			t.Error(err)
-		}
-	}
-	checkApp(t, s)
-	if len(s.fills) != 3 {
-		t.Errorf("%d layers were unpacked, want 3", len(s.fills))
-	}
-}
-
-// TestLoadAgainstRemoval takes layers away between their making and the record, as removing an image
-// that shares them does.
-func TestLoadAgainstRemoval(t *testing.T) {
-	source := write(t, tarOf(dockerFiles(plain, appImage)...))
-	t.Run("before the record", func(t *testing.T) {
-		s := newFakeStore(t)
-		times := 0
-		s.beforeUpdate = func() {
-			if times++; times <= 2 {
-				_ = s.Remove(context.Background(), appImage.layerName(1))
-				_ = s.Remove(context.Background(), appImage.layerName(0))
-			}
-		}
-		if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		s.beforeUpdate = nil
-		checkApp(t, s)
-	})
-	t.Run("before the child", func(t *testing.T) {
-		s := newFakeStore(t)
-		times := 0
-		s.beforeCreate = func() {
-			if times++; times == 2 {
-				_ = s.Remove(context.Background(), appImage.layerName(0))
-			}
-		}
-		if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		checkApp(t, s)
-	})
-	t.Run("for ever", func(t *testing.T) {
-		s := newFakeStore(t)
-		s.beforeUpdate = func() { _ = s.Remove(context.Background(), appImage.layerName(1)) }
-		if _, err := load(t.Context(), s, source, LoadOptions{}); !errors.Is(err, errVanished) {
-			t.Errorf("load: %v", err)
-		}
-		if got := s.names(); !slices.Equal(got, []string{appImage.layerName(0)}) || len(s.docs) > 0 {
-			t.Errorf("left: %q, %d documents", got, len(s.docs))
-		}
-	})
-}
-
-// TestLoadCancelled cancels a load in its second layer: the first stays, and the next load goes on from it.
-func TestLoadCancelled(t *testing.T) {
-	for _, at := range []Stage{StageWaiting, StageUnpack} {
-		s := newFakeStore(t)
-		ctx, cancel := context.WithCancel(t.Context())
-		defer cancel()
-		o := LoadOptions{Progress: func(e Event) {
-			if e.Stage == at && e.Layer == appImage.layerName(1) {
-				cancel()
-			}
-		}}
-		source := write(t, tarOf(dockerFiles(plain, appImage)...))
-		if _, err := load(ctx, s, source, o); !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: %v", at, err)
-		}
-		var want []string
-		if at == StageUnpack {
-			want = append(want, appImage.layerName(0))
-		}
-		if got := s.names(); !slices.Equal(got, want) || len(s.docs) > 0 {
-			t.Errorf("%s: left %q and %d documents, want %q", at, got, len(s.docs), want)
-		}
-		s.fills = nil
-		if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
-			t.Fatal(err)
-		}
-		checkApp(t, s)
-		if len(s.fills)+len(want) != 2 {
-			t.Errorf("%s: the second load unpacked %q", at, s.fills)
-		}
 	}
 }
 
@@ -366,21 +272,6 @@ func TestLoadTellsOfLayers(t *testing.T) {
 	}
 }
 
-// TestLoadStreamCancelled cancels a load whose input never comes.
-func TestLoadStreamCancelled(t *testing.T) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
-	defer w.Close()
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, err := load(ctx, newFakeStore(t), "-", LoadOptions{Input: r}); !errors.Is(err, context.Canceled) {
-		t.Errorf("load: %v", err)
-	}
-}
-
 // TestLoadRefusesStrangers has nodes of the layer's name that are not the layer.
 func TestLoadRefusesStrangers(t *testing.T) {
 	for _, n := range []layer.Node{
@@ -396,58 +287,6 @@ func TestLoadRefusesStrangers(t *testing.T) {
 		if len(s.docs) > 0 || len(s.names()) != 1 {
 			t.Errorf("left: %q, %d documents", s.names(), len(s.docs))
 		}
-	}
-}
-
-// TestRebuildOdd rebuilds layer tars that are odd in how they are written.
-func TestRebuildOdd(t *testing.T) {
-	for _, c := range []struct {
-		name string
-		tar  []byte
-	}{
-		{"empty file", nil},
-		{"end marker only", tarOf()},
-		{"no end marker", baseTar[:len(baseTar)-1024]},
-		{"padding cut off", appTar[:1000]},
-		{"a file twice", tarOf(file{name: "a", body: "first"}, file{name: "a", body: "second"})},
-		{"a file and its whiteout", tarOf(file{name: "d/a", body: "first"}, file{name: "d/.wh.a"}, file{name: ".wh.b", body: "not empty"})},
-		{"bytes after the end marker", append(tarOf(file{name: "a", body: "first"}), "more bytes"...)},
-		{"a file in the place of another kind", tarOf(file{name: "a", body: "first"}, file{name: "a", kind: tar.TypeDir}, file{name: "a/b", body: "second"})},
-	} {
-		for _, kind := range []compression{plain, gzipped, zstded} {
-			s := newFakeStore(t)
-			i := testImage{layers: [][]byte{baseTar, c.tar}}
-			if _, err := load(t.Context(), s, write(t, tarOf(ociFiles(kind, i)...)), LoadOptions{}); err != nil {
-				t.Errorf("%s: %v", c.name, err)
-				continue
-			}
-			var b bytes.Buffer
-			if err := rebuild(t.Context(), s, i.layerName(1), &b); err != nil || !bytes.Equal(b.Bytes(), c.tar) {
-				t.Errorf("%s: rebuilding: %v, %d bytes of %d", c.name, err, b.Len(), len(c.tar))
-			}
-		}
-	}
-}
-
-func TestRebuildTellsDamage(t *testing.T) {
-	s := newFakeStore(t)
-	if _, err := load(t.Context(), s, write(t, tarOf(dockerFiles(plain, appImage)...)), LoadOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	top := appImage.layerName(1)
-	if err := os.WriteFile(s.root(top)+"/app", []byte("two"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := rebuild(t.Context(), s, top, &bytes.Buffer{}); !errors.Is(err, ErrDamaged) {
-		t.Errorf("changed file: %v", err)
-	}
-	delete(s.layers[top].blobs, blobTarSplit)
-	if err := rebuild(t.Context(), s, top, &bytes.Buffer{}); !errors.Is(err, ErrDamaged) {
-		t.Errorf("no record: %v", err)
-	}
-	s.layers[top].node.Attrs = nil
-	if err := rebuild(t.Context(), s, top, &bytes.Buffer{}); !errors.Is(err, ErrUnsupported) {
-		t.Errorf("layer of somebody: %v", err)
 	}
 }
 
@@ -480,12 +319,18 @@ func TestLoadOldLinks(t *testing.T) {
 			}
 		}
 		files = append(files, file{name: v1 + "/layer.tar", kind: kind, link: link})
-		s := newFakeStore(t)
-		if _, err := load(t.Context(), s, write(t, tarOf(files...)), LoadOptions{}); err != nil {
-			t.Errorf("%c: %v", kind, err)
+		sources := []string{write(t, tarOf(files...)), write(t, pack(gzipped, tarOf(files...)))}
+		if kind == tar.TypeSymlink {
+			sources = append(sources, writeDir(t, files))
 		}
-		if len(s.fills) != 3 {
-			t.Errorf("%c: layers %q", kind, s.fills)
+		for _, source := range sources {
+			s := newFakeStore(t)
+			if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
+				t.Errorf("%c: %v", kind, err)
+			}
+			if len(s.fills) != 3 {
+				t.Errorf("%c: layers %q", kind, s.fills)
+			}
 		}
 	}
 }
