@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/dmlayer/dmlayer/test/thintools"
@@ -110,7 +111,7 @@ func checkDamage(t testing.TB, err error) {
 		t.Errorf("no damage: %v", err)
 		return
 	}
-	classes := []error{thinmeta.ErrChecksum, thinmeta.ErrStructure, thinmeta.ErrRange, thinmeta.ErrLoop, thinmeta.ErrMismatch, thinmeta.ErrDamaged, thinmeta.ErrNotThin, thinmeta.ErrBlank}
+	classes := []error{thinmeta.ErrChecksum, thinmeta.ErrStructure, thinmeta.ErrRange, thinmeta.ErrLoop, thinmeta.ErrMismatch, thinmeta.ErrDamaged, thinmeta.ErrNotThin, thinmeta.ErrBlank, syscall.EIO}
 	if !slices.ContainsFunc(classes, func(class error) bool { return errors.Is(d.Cause, class) }) {
 		t.Errorf("no class: %v", err)
 	}

@@ -83,7 +83,7 @@ func ReadSuperblockAt(r io.ReaderAt, block uint64) (Superblock, error) {
 	if block > (1<<63-1)/BlockSize-1 {
 		return Superblock{}, fmt.Errorf("thinmeta: superblock at block %d: out of range: %w", block, ErrNotThin)
 	}
-	b := make([]byte, BlockSize)
+	b := alignedBytes(BlockSize)
 	if n, err := r.ReadAt(b, int64(block*BlockSize)); n < BlockSize {
 		if errors.Is(err, io.EOF) {
 			return Superblock{}, fmt.Errorf("thinmeta: superblock at block %d: device has only %d bytes of it: %w", block, n, ErrNotThin)
