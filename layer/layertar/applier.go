@@ -43,11 +43,12 @@ type applier struct {
 }
 
 func newApplier(ctx context.Context, tree *root, o ApplyOptions) (*applier, error) {
-	at, err := newCursor(tree)
+	ours := newClaims()
+	at, err := newCursor(tree, ours)
 	if err != nil {
 		return nil, err
 	}
-	from, err := newCursor(tree)
+	from, err := newCursor(tree, nil)
 	if err != nil {
 		at.close()
 		return nil, err
@@ -58,7 +59,7 @@ func newApplier(ctx context.Context, tree *root, o ApplyOptions) (*applier, erro
 		buf:     make([]byte, copySize),
 		at:      at,
 		from:    from,
-		ours:    newClaims(),
+		ours:    ours,
 		owner:   [2]int{os.Geteuid(), os.Getegid()},
 	}, nil
 }
@@ -70,7 +71,7 @@ func (a *applier) close() {
 
 func (a *applier) warn(text string) {
 	if len(a.stats.Warnings) < maxWarnings {
-		a.stats.Warnings = append(a.stats.Warnings, fmt.Sprintf("%s: %s", a.current, text))
+		a.stats.Warnings = append(a.stats.Warnings, fmt.Sprintf("entry %.300q: %s", a.current, text))
 	}
 }
 
@@ -106,18 +107,36 @@ func (a *applier) entry(hdr *tar.Header) error {
 		a.stats.Whiteouts++
 		return a.whiteout(strings.TrimPrefix(base, whiteoutPrefix))
 	}
-	rel := a.at.dir().path + "/" + base
+	if err := a.at.dir().allows(base); err != nil {
+		return err
+	}
+	if hdr.Typeflag == tar.TypeDir {
+		return a.directory(base, hdr)
+	}
 	if err := a.extract(base, hdr, sparse); err != nil {
 		return err
 	}
-	a.ours.add(rel)
-	return nil
+	return a.claim(base, true)
+}
+
+// claim notes that the layer has brought an entry of the current directory, and whether it has brought all
+// that is below.
+func (a *applier) claim(base string, whole bool) error {
+	at := a.at.dir()
+	if at.own {
+		return nil
+	}
+	return a.ours.add(at.path+"/"+base, whole)
+}
+
+// brought reports whether the layer has brought an entry of the current directory, or something below it.
+func (a *applier) brought(base string) bool {
+	at := a.at.dir()
+	return at.own || a.ours.holds(at.path+"/"+base)
 }
 
 func (a *applier) extract(base string, hdr *tar.Header, sparse bool) error {
 	switch hdr.Typeflag {
-	case tar.TypeDir:
-		return a.directory(base, hdr)
 	case tar.TypeLink:
 		return a.link(base, hdr)
 	case tar.TypeSymlink:
@@ -132,14 +151,12 @@ func (a *applier) extract(base string, hdr *tar.Header, sparse bool) error {
 // if need be.
 func (a *applier) enter(dir string, mtime time.Time) error {
 	return a.at.enter(dir, func(base string, occupied bool) error {
-		rel := a.at.dir().path + "/" + base
-		if occupied && a.ours.holds(rel) {
-			return invalid("%q is not a directory in this layer", rel)
+		if occupied && a.brought(base) {
+			return invalid("%q is not a directory in this layer", a.at.dir().path+"/"+base)
 		}
-		if err := a.makeDir(base, &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, Uid: a.owner[0], Gid: a.owner[1], ModTime: mtime}); err != nil {
+		if err := a.newDir(base, &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, Uid: a.owner[0], Gid: a.owner[1], ModTime: mtime}); err != nil {
 			return err
 		}
-		a.ours.add(rel)
 		return setTimeAt(a.at.dir().fd, base, mtime)
 	})
 }
@@ -159,44 +176,47 @@ func (a *applier) root(hdr *tar.Header) error {
 	return nil
 }
 
-// directory makes a directory and goes there: mostly its content comes next.
+// directory makes a directory, or gives an existing one the attributes of the archive, and goes there:
+// mostly its content comes next.
 func (a *applier) directory(base string, hdr *tar.Header) error {
-	if err := a.makeDir(base, hdr); err != nil {
+	at := a.at.dir()
+	var st unix.Stat_t
+	exists := unix.Fstatat(at.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR
+	if !exists {
+		if err := a.newDir(base, hdr); err != nil {
+			return err
+		}
+	} else if err := a.claim(base, false); err != nil {
 		return err
 	}
 	if err := a.at.push(base); err != nil {
-		return err
+		return a.pathError("open", base, err)
+	}
+	if exists { // and, as it could be entered, is of this tree
+		if err := a.attributes(".", hdr, true); err != nil {
+			return err
+		}
 	}
 	a.at.dir().keep(hdr)
 	return nil
 }
 
-// makeDir makes a directory, or gives an existing one the attributes of the archive.
-func (a *applier) makeDir(base string, hdr *tar.Header) error {
-	fresh, err := a.mkdir(base, uint32(hdr.Mode)&0o777)
+// newDir makes a directory where none is.
+func (a *applier) newDir(base string, hdr *tar.Header) error {
+	err := a.create(base, func() error { return unix.Mkdirat(a.at.dir().fd, base, uint32(hdr.Mode)&0o777) })
 	if err != nil {
 		return err
 	}
-	if fresh {
-		return a.complete(base, hdr)
+	if err := a.complete(base, hdr); err != nil {
+		return err
 	}
-	return a.attributes(base, hdr, true)
+	return a.claim(base, true)
 }
 
 // keep notes what a directory's entry says of it for the time when the cursor leaves.
 func (d *openDir) keep(hdr *tar.Header) {
 	_, acl := hdr.PAXRecords[paxXattr+aclDefault]
 	d.changed, d.mtime, d.inherit = true, hdr.ModTime, acl || hdr.Mode&unix.S_ISGID != 0
-}
-
-// mkdir makes sure that there is a directory, and reports whether it is new.
-func (a *applier) mkdir(base string, mode uint32) (fresh bool, err error) {
-	at := a.at.dir()
-	var st unix.Stat_t
-	if err := unix.Fstatat(at.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR {
-		return false, nil
-	}
-	return true, a.create(base, func() error { return unix.Mkdirat(at.fd, base, mode) })
 }
 
 // create calls make, which is to make a new entry of the current directory; what lies in its place goes.
@@ -230,19 +250,24 @@ func (a *applier) remove(base string) error {
 	if err := unix.Fstatat(at.fd, base, &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
 		return a.pathError("stat", base, err)
 	}
-	if a.ours.holds(at.path + "/" + base) {
+	if a.brought(base) {
 		a.rewrites(&st)
 	}
 	kind := st.Mode & unix.S_IFMT
-	if kind != unix.S_IFDIR && kind != unix.S_IFLNK {
+	if kind == unix.S_IFDIR || kind == unix.S_IFLNK {
+		a.at.moved()
+		a.from.moved()
+	}
+	if kind != unix.S_IFDIR {
 		return a.pathError("remove", base, unix.Unlinkat(at.fd, base, 0))
 	}
-	a.at.moved()
-	a.from.moved()
 	if err := a.from.leaveTo(0); err != nil {
 		return err
 	}
-	return os.RemoveAll(at.proc(base))
+	if err := removeTree(a.ctx, at.fd, base); err != nil {
+		return fmt.Errorf("remove %q: %w", path.Join(at.rel(), base), err)
+	}
+	return nil
 }
 
 // rewrites notes that something goes which the layer itself has brought.

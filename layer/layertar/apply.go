@@ -81,7 +81,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, o ApplyOptions) (Stats,
 }
 
 // archive applies all entries, and reads src to its end.
-func (a *applier) archive(src io.Reader) error {
+func (a *applier) archive(src *sourceReader) error {
 	a.src = &source{r: bufio.NewReaderSize(src, readSize)} // an archive is read in steps of 512 bytes
 	a.tr = tar.NewReader(a.src)
 	for {
@@ -93,7 +93,7 @@ func (a *applier) archive(src io.Reader) error {
 			break
 		}
 		if err != nil {
-			return err
+			return a.headerError(src, err)
 		}
 		if err := a.entry(hdr); err != nil {
 			return err
@@ -110,6 +110,18 @@ func (a *applier) archive(src io.Reader) error {
 	}
 	a.current = ""
 	return drain(a.ctx, a.src)
+}
+
+// headerError is an error of reading the next header: where the source did not fail, the archive is to
+// blame.
+func (a *applier) headerError(src *sourceReader, err error) error {
+	if a.current != "" {
+		err = fmt.Errorf("the header after it: %w", err)
+	}
+	if src.err == nil {
+		err = invalid("%w", err)
+	}
+	return err
 }
 
 // skipContent reads what an entry has that needs none.

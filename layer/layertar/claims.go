@@ -5,33 +5,57 @@ import (
 	"strings"
 )
 
-// claims is the set of paths that a layer has brought, and of the directories above them: what its
-// whiteouts must spare. It holds hashes, because an archive may have millions of entries; the seed is
-// random, so that nobody can make paths that collide. With a million paths, one pair collides in one of
-// 40 million layers, and a file would survive its whiteout.
+// maxClaims bounds the paths that are remembered of one layer, and so the memory that an archive can take:
+// some 40 MiB.
+const maxClaims = 2 << 20
+
+// claims is what a layer has brought: what its whiteouts must spare. Below a directory that the layer
+// made, everything is its own, so only what it put into directories of lower layers is remembered, and those
+// directories. That is little in all archives but made-up ones. It holds hashes; the seed is random, so
+// that nobody can make paths that collide. With a million paths, one pair collides in one of 40 million
+// layers, and a file would survive its whiteout.
 type claims struct {
 	seed maphash.Seed
-	has  map[uint64]struct{}
+	all  map[uint64]struct{} // paths below which there is nothing of a lower layer
+	some map[uint64]struct{} // directories below which there may be
 }
 
 func newClaims() *claims {
-	return &claims{seed: maphash.MakeSeed(), has: map[uint64]struct{}{}}
+	return &claims{seed: maphash.MakeSeed(), all: map[uint64]struct{}{}, some: map[uint64]struct{}{}}
 }
 
-// holds reports whether the layer has brought rel, or something below it.
-func (c *claims) holds(rel string) bool {
-	_, ok := c.has[maphash.String(c.seed, rel)]
+// whole reports whether the layer has brought all that rel holds. rel must not be below such a path.
+func (c *claims) whole(rel string) bool {
+	if c == nil {
+		return false
+	}
+	_, ok := c.all[maphash.String(c.seed, rel)]
 	return ok
 }
 
-// add notes that the layer has brought rel.
-func (c *claims) add(rel string) {
-	for rel != "" {
-		h := maphash.String(c.seed, rel)
-		if _, ok := c.has[h]; ok {
-			return
-		}
-		c.has[h] = struct{}{}
+// holds reports whether the layer has brought rel, or something below it. rel must not be below a path
+// that it has brought as a whole.
+func (c *claims) holds(rel string) bool {
+	_, ok := c.some[maphash.String(c.seed, rel)]
+	return ok || c.whole(rel)
+}
+
+// add notes that the layer has brought rel, and whether it has brought all that is below.
+func (c *claims) add(rel string, whole bool) error {
+	if len(c.all)+len(c.some) >= maxClaims {
+		return unsupported("a layer with more than %d names in directories of lower layers", maxClaims)
+	}
+	if whole {
+		c.all[maphash.String(c.seed, rel)] = struct{}{}
 		rel = rel[:strings.LastIndexByte(rel, '/')]
 	}
+	for rel != "" {
+		h := maphash.String(c.seed, rel)
+		if _, ok := c.some[h]; ok {
+			return nil
+		}
+		c.some[h] = struct{}{}
+		rel = rel[:strings.LastIndexByte(rel, '/')]
+	}
+	return nil
 }

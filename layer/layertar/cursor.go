@@ -14,7 +14,7 @@ import (
 const (
 	maxOpenDirs  = 64   // of a cursor; a deeper one climbs by ".."
 	maxLinkHops  = 40   // symbolic links on one path, as in the kernel
-	maxLinkNames = 4096 // remembered, so that an archive cannot fill the memory with them
+	maxLinkNames = 1024 // remembered, so that an archive cannot fill the memory with them
 )
 
 // A cursor stands in a directory of a tree and goes from there to the next one. Archives name one entry
@@ -24,6 +24,7 @@ const (
 //
 // Nobody else may change the tree meanwhile. Whoever removes a directory or a symbolic link calls moved.
 type cursor struct {
+	ours  *claims           // of who moves the cursor; may be nil
 	dirs  []openDir         // from the root down
 	links map[string]string // what was asked for -> where it is, for paths through symbolic links
 }
@@ -32,6 +33,7 @@ type cursor struct {
 type openDir struct {
 	path string // in the tree, "" for the root
 	fd   int    // for *at calls only (O_PATH); -1 where too many would be open
+	own  bool   // the layer has brought all that it holds
 
 	changed bool      // its modification time is to be set when the cursor leaves
 	mtime   time.Time // to this
@@ -50,17 +52,22 @@ func (d *openDir) rel() string {
 func (d *openDir) proc(name string) string { return fmt.Sprintf("/proc/self/fd/%d/%s", d.fd, name) }
 
 // newCursor returns a cursor at the root of a tree, which must stay open.
-func newCursor(tree *root) (*cursor, error) {
+func newCursor(tree *root, ours *claims) (*cursor, error) {
 	fd, err := openDirAt(int(tree.f.Fd()), ".")
 	if err != nil {
 		return nil, err
 	}
-	return &cursor{dirs: []openDir{{fd: fd}}, links: map[string]string{}}, nil
+	return &cursor{ours: ours, dirs: []openDir{{fd: fd}}, links: map[string]string{}}, nil
 }
 
-func openDirAt(at int, name string) (int, error) {
+func openDirAt(at int, name string) (int, error) { return openHere(at, name, unix.O_PATH) }
+
+// openHere opens a directory that is on the same mount as at: what somebody has mounted inside a tree is
+// not part of it.
+func openHere(at int, name string, flags uint64) (int, error) {
+	how := unix.OpenHow{Flags: flags | unix.O_DIRECTORY | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_XDEV}
 	for {
-		fd, err := unix.Openat(at, name, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+		fd, err := unix.Openat2(at, name, &how)
 		if !errors.Is(err, unix.EINTR) {
 			return fd, err
 		}
@@ -142,6 +149,9 @@ func (c *cursor) common(name string) (string, error) {
 // step goes down by one name. Where that is a symbolic link, it goes nowhere, or to the root, and
 // returns the target.
 func (c *cursor) step(base string, missing func(string, bool) error) (target string, err error) {
+	if err := c.dir().allows(base); err != nil {
+		return "", err
+	}
 	err = c.push(base)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -167,6 +177,15 @@ func (c *cursor) step(base string, missing func(string, bool) error) (target str
 	return "", err
 }
 
+// allows refuses names whose path would be too long. Symbolic links could lead an archive, and the memory
+// that its paths take, to any depth.
+func (d *openDir) allows(base string) error {
+	if len(d.path)+1+len(base) > maxName {
+		return invalid("its path is longer than %d bytes", maxName)
+	}
+	return nil
+}
+
 // push goes down into a directory of the current one.
 func (c *cursor) push(base string) error {
 	at := c.dir()
@@ -178,7 +197,8 @@ func (c *cursor) push(base string) error {
 		unix.Close(at.fd)
 		at.fd = -1
 	}
-	c.dirs = append(c.dirs, openDir{path: at.path + "/" + base, fd: fd})
+	rel := at.path + "/" + base
+	c.dirs = append(c.dirs, openDir{path: rel, fd: fd, own: at.own || c.ours.whole(rel)})
 	return nil
 }
 
@@ -269,8 +289,12 @@ func readlinkAt(at int, name string) (string, error) {
 	return string(buf[:n]), nil
 }
 
-// lookup goes to the directory of name without making anything, and returns name's last element.
+// lookup goes to the directory of name without making anything, and returns name's last element, "." for
+// the root.
 func (c *cursor) lookup(name string) (base string, err error) {
+	if name == "/" {
+		return ".", c.leaveTo(0)
+	}
 	err = c.enter(path.Dir(name), func(base string, occupied bool) error {
 		if occupied {
 			return &os.PathError{Op: "open", Path: path.Join(c.dir().rel(), base), Err: unix.ENOTDIR}

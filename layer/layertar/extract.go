@@ -3,7 +3,6 @@ package layertar
 import (
 	"archive/tar"
 	"bytes"
-	"fmt"
 	"io"
 	"os"
 
@@ -116,6 +115,9 @@ func writeAt(fd int, p []byte, off int64) error {
 }
 
 func (a *applier) symlink(base string, hdr *tar.Header) error {
+	if hdr.Linkname == "" {
+		return invalid("a symbolic link without a target")
+	}
 	err := a.create(base, func() error { return unix.Symlinkat(hdr.Linkname, a.at.dir().fd, base) })
 	if err != nil {
 		return err
@@ -136,7 +138,7 @@ func (a *applier) special(base string, hdr *tar.Header) error {
 	}
 	if hdr.Typeflag != tar.TypeFifo {
 		if a.options.ForbidDevices {
-			return classed{fmt.Errorf("device nodes are forbidden here"), ErrUnsupported}
+			return unsupported("device nodes are forbidden here")
 		}
 		// What the kernel has bits for.
 		if hdr.Devmajor < 0 || hdr.Devmajor >= 1<<12 || hdr.Devminor < 0 || hdr.Devminor >= 1<<20 {

@@ -21,7 +21,12 @@ import (
 	"github.com/dmlayer/dmlayer/test/treecmp"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(childEnv) != "" {
+		os.Exit(child())
+	}
+	testenv.Main(m)
+}
 
 // A disk is an empty file system, or the machine's directory for temporary files, where trees are made.
 type disk struct {

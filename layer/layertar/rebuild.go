@@ -30,7 +30,7 @@ func Rebuild(ctx context.Context, dir string, record io.Reader, w io.Writer) err
 	if err != nil {
 		return fmt.Errorf("rebuild layer tar: read record: %w", classed{err, ErrDamaged})
 	}
-	at, err := newCursor(tree)
+	at, err := newCursor(tree, nil)
 	if err != nil {
 		return fmt.Errorf("rebuild layer tar: %w", err)
 	}

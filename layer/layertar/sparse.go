@@ -27,7 +27,7 @@ const (
 
 const (
 	blockSize  = 512
-	maxHeaders = 4 << 20 // of one entry; the library refuses longer ones
+	maxHeaders = 4 << 20 // of one entry: those that count are less; an archive may have any number of others before them
 )
 
 // A source is an archive that keeps the bytes of an entry's headers.
@@ -41,8 +41,12 @@ type source struct {
 func (s *source) Read(p []byte) (int, error) {
 	n, err := s.r.Read(p)
 	s.pos += int64(n)
-	if s.keep && len(s.head)+n <= maxHeaders {
+	switch {
+	case !s.keep:
+	case len(s.head)+n <= maxHeaders:
 		s.head = append(s.head, p[:n]...)
+	default:
+		s.keep, s.head = false, nil // with which nothing fits
 	}
 	return n, err
 }

@@ -3,6 +3,7 @@ package layertar
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +27,11 @@ func (a *applier) whiteout(name string) error {
 
 // hide removes an entry of the current directory, but not what this layer brought.
 func (a *applier) hide(base string) error {
-	if !a.ours.holds(a.at.dir().path + "/" + base) {
+	at := a.at.dir()
+	switch rel := at.path + "/" + base; {
+	case at.own, a.ours.whole(rel):
+		return nil
+	case !a.ours.holds(rel):
 		return a.remove(base)
 	}
 	err := a.at.push(base)
@@ -44,28 +49,29 @@ func (a *applier) hide(base string) error {
 
 // hideAll removes what lower layers hold in the current directory.
 func (a *applier) hideAll() error {
-	names, err := a.at.dir().list()
-	if err != nil {
-		return err
+	d := *a.at.dir()
+	if d.own {
+		return nil
 	}
-	for _, name := range names {
-		if err := a.hide(name); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (d *openDir) list() ([]string, error) {
-	fd, err := unix.Openat(d.fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	fd, err := openHere(d.fd, ".", unix.O_RDONLY)
 	if err != nil {
-		return nil, fmt.Errorf("list %q: %w", d.rel(), err)
+		return fmt.Errorf("list %q: %w", d.rel(), err)
 	}
 	f := os.NewFile(uintptr(fd), d.rel())
 	defer f.Close()
-	names, err := f.Readdirnames(-1)
-	if err != nil {
-		return nil, fmt.Errorf("list %q: %w", d.rel(), err)
+	for last := false; !last; {
+		names, err := f.Readdirnames(listSize)
+		if err != nil && err != io.EOF {
+			return fmt.Errorf("list %q: %w", d.rel(), err)
+		}
+		if last = len(names) < listSize; last {
+			f.Close() // one less where directories are nested deeply
+		}
+		for _, name := range names {
+			if err := a.hide(name); err != nil {
+				return err
+			}
+		}
 	}
-	return names, nil
+	return nil
 }

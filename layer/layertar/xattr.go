@@ -130,7 +130,7 @@ func (a *applier) setXattrs(base string, hdr *tar.Header) error {
 			continue
 		}
 		if a.leaveOut(hdr, err) {
-			a.warn(fmt.Sprintf("left out: extended attribute %q", name))
+			a.warn(fmt.Sprintf("left out: extended attribute %.300q", name))
 			continue
 		}
 		return a.xattrError(name, value, err)
@@ -151,7 +151,7 @@ func (a *applier) xattrError(name, value string, err error) error {
 	case errors.Is(err, unix.E2BIG), errors.Is(err, unix.ERANGE), errors.Is(err, unix.EINVAL):
 		return invalid("%s: %w", text, err)
 	case errors.Is(err, unix.ENOSPC) && a.hasRoom():
-		return classed{fmt.Errorf("%s: too large for this file system: %w", text, err), ErrUnsupported}
+		return unsupported("%s: too large for this file system: %w", text, err)
 	}
 	return fmt.Errorf("%s: %w", text, err)
 }
