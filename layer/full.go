@@ -14,8 +14,8 @@ import (
 // hostReserve is how little room on the host's file system makes it the likely cause of an I/O error.
 const hostReserve = 8 << 20
 
-// explainFull gives an error its class where it came from a pool or a host file system that has no room, or
-// from a pool that cannot commit any more: the file system on top only saw an I/O error.
+// explainFull gives an error its class where it came from a pool or a host file system that has no room,
+// from a pool that cannot commit any more, or from a disk: the file system on top only saw an I/O error.
 func (o *op) explainFull(err error) error {
 	if err == nil || !(errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS)) {
 		return err
@@ -33,6 +33,10 @@ func (o *op) explainFull(err error) error {
 	if free, ferr := fsutil.FreeSpace(o.s.pool.BlobDir()); ferr == nil && free < hostReserve {
 		return errs.WithHint(fmt.Errorf("%w: the file system under the pool's files is full: %w", err, errs.ErrNoSpace),
 			"free space on the file system of the root directory")
+	}
+	if errors.Is(err, unix.EIO) && errs.Class(err) == nil {
+		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged),
+			"a disk under the pool fails; the kernel's log (dmesg) says which, and why")
 	}
 	return err
 }

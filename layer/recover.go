@@ -68,7 +68,7 @@ func (o *op) recover(ctx context.Context) error {
 		return nil
 	}
 	// What is deleted by a record must not come back with the record's loss.
-	if err := o.Records.Sync(); err != nil {
+	if err := o.Records.Sync(ctx); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	gone := o.s.seenGone()

@@ -51,7 +51,7 @@ func (s *Store) beginView(ctx context.Context, name string) (*view, error) {
 	}
 	m, err := o.mountView(ctx, n)
 	if err != nil {
-		return nil, undoing(ctx, err, func(context.Context) error { return o.release(n) })
+		return nil, undoing(ctx, o.explainFull(err), func(context.Context) error { return o.release(n) })
 	}
 	o.KeepMark(n.ID) // for whoever comes after a viewer that was killed
 	return &view{n, m}, nil

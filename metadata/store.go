@@ -108,16 +108,29 @@ func (s *Store) Update(ctx context.Context, fn func(tx *Tx) error) error {
 // pages, and of the header that points to them.
 func (s *Store) Updates() uint64 { return s.updates.Load() }
 
-// Sync makes what a transaction may have left in the page cache durable, whose process died before it
-// could.
-func (s *Store) Sync() error {
-	fd, err := unix.Open(s.path, unix.O_RDWR|unix.O_CLOEXEC, 0)
+// Sync makes what a transaction may have left in the page cache durable, whose process died before it could, or
+// was told that it failed. Of the header, which makes a transaction true, another sync would not be enough: the
+// kernel takes a page for written that it has failed to write once, and goes on showing it.
+func (s *Store) Sync(ctx context.Context) error {
+	unlock, err := s.locker.LockStore(ctx, false)
 	if err != nil {
-		return &os.PathError{Op: "open", Path: s.path, Err: err}
+		return fmt.Errorf("lock record store %s: %w", s.path, err)
 	}
-	defer unix.Close(fd)
-	if err := unix.Fdatasync(fd); err != nil {
-		return &os.PathError{Op: "fdatasync", Path: s.path, Err: err}
+	defer unlock()
+	f, err := os.OpenFile(s.path, os.O_RDWR, 0)
+	if err != nil {
+		return fmt.Errorf("sync record store: %w", err)
+	}
+	defer f.Close()
+	page, at, err := newestHeader(f)
+	if err != nil {
+		return fmt.Errorf("sync record store: %w", err)
+	}
+	if _, err := f.WriteAt(page, at); err != nil {
+		return fmt.Errorf("sync record store: %w", failing(err))
+	}
+	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync record store: %w", failing(&os.PathError{Op: "fdatasync", Path: s.path, Err: err}))
 	}
 	return nil
 }
@@ -128,7 +141,7 @@ func (s *Store) transact(ctx context.Context, readOnly bool, fn func(*bbolt.DB) 
 		return fmt.Errorf("lock record store %s: %w", s.path, err)
 	}
 	defer unlock()
-	return noSpace(s.use(readOnly, fn))
+	return failing(noSpace(s.use(readOnly, fn)))
 }
 
 func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
@@ -176,6 +189,15 @@ func syncDir(dir string) error {
 func noSpace(err error) error {
 	if (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) && !errors.Is(err, errs.ErrNoSpace) {
 		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNoSpace), "free space on the file system of the root directory")
+	}
+	return err
+}
+
+// failing gives an error its class where the disk under the store fails.
+func failing(err error) error {
+	if (errors.Is(err, unix.EIO) || errors.Is(err, unix.EROFS)) && errs.Class(err) == nil {
+		return errs.WithHint(fmt.Errorf("record store: %w: %w", err, errs.ErrDamaged),
+			"the disk under the root directory fails; the kernel's log (dmesg) says which, and why")
 	}
 	return err
 }

@@ -50,6 +50,23 @@ func (s *Store) Version() (uint64, error) {
 	return max(transactionOf(b[:size]), transactionOf(b[size:])), nil
 }
 
+// newestHeader returns the page that says what the last transaction was, and its place.
+func newestHeader(f *os.File) (page []byte, at int64, err error) {
+	size := os.Getpagesize()
+	b := make([]byte, 2*size)
+	if _, err := f.ReadAt(b, 0); err != nil {
+		return nil, 0, err
+	}
+	first, second := transactionOf(b[:size]), transactionOf(b[size:])
+	switch {
+	case first == 0 && second == 0:
+		return nil, 0, fmt.Errorf("%s has no header: %w", f.Name(), errs.ErrDamaged)
+	case first > second:
+		return b[:size], 0, nil
+	}
+	return b[size:], int64(size), nil
+}
+
 // transactionOf reads a header page in the machine's byte order, as bbolt writes it. One that is not
 // whole, or of another format, is 0.
 func transactionOf(page []byte) uint64 {
