@@ -32,6 +32,9 @@ func (o *op) recover(ctx context.Context) error {
 	if o.Writable() != nil {
 		return nil // what can be read stays readable; a pool that cannot commit cannot be cleaned up
 	}
+	if err := o.SettleMetadata(); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
 	left, err := o.candidates(ctx)
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)

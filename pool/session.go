@@ -21,6 +21,7 @@ const (
 	offsetStartStop = 1<<32 + iota
 	offsetPool
 	offsetStore
+	offsetMetaSnap
 	offsetChain = 1 << 40
 	chainSpan   = 1 << 40
 )
