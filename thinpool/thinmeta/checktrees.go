@@ -108,8 +108,9 @@ func (c *checker) mappingLeaf(n node, at place) {
 
 // bitmapLeaf counts the references to bitmaps, which are no nodes.
 func (c *checker) bitmapLeaf(n node, at place) {
+	below := at.below(n.block)
 	for i := range n.n {
-		c.bitmapReference(parseIndexEntry(n.value(i)), at.below(n, i).at(n.key(i)))
+		c.bitmapReference(parseIndexEntry(n.value(i)), below.at(n.key(i)))
 	}
 }
 

@@ -77,7 +77,7 @@ func (c *cursor) enter(ctx context.Context) error {
 	f := &c.stack[len(c.stack)-1]
 	at := c.at
 	if len(c.stack) > 1 {
-		at = f.below(f.node, f.i)
+		at = f.below(f.block).child(f.node, f.i)
 	}
 	n, err := c.m.load(ctx, f.uint64(f.i), at)
 	if err != nil {
@@ -130,7 +130,5 @@ func (c *cursor) find(ctx context.Context, key uint64) (item, bool, error) {
 // placeOf is the place of what an entry that the cursor stands before leads to.
 func (c *cursor) placeOf(it item) place {
 	f := c.stack[len(c.stack)-1]
-	at := f.place.at(it.first)
-	at.above = append(at.above[:len(at.above):len(at.above)], f.block)
-	return at
+	return f.below(f.block).at(it.first)
 }

@@ -135,36 +135,6 @@ func (d *Damage) Unwrap() error { return d.Cause }
 // Is finds [ErrDamaged].
 func (d *Damage) Is(target error) bool { return target == ErrDamaged }
 
-// place is where a block is expected: in which tree, below which blocks, with
-// which keys.
-type place struct {
-	tree        treeType
-	device      uint64
-	above       []uint64
-	first, last uint64
-}
-
-// damage is what is wrong with a block that is expected at the place.
-func (p place) damage(block uint64, cause error) *Damage {
-	return &Damage{
-		Block: block, Path: Path{p.tree.name, p.device, slices.Clone(p.above)},
-		First: p.first, Last: p.last, Cause: cause,
-	}
-}
-
-// at narrows a place down to one key.
-func (p place) at(key uint64) place {
-	p.first, p.last = key, key
-	return p
-}
-
-// below is the place of the i-th child of a node at the place.
-func (p place) below(n node, i int) place {
-	p.first, p.last = n.childKeys(i, p.last)
-	p.above = append(p.above[:len(p.above):len(p.above)], n.block)
-	return p
-}
-
 // maxErrors is how many errors are kept of a device and in a report. There
 // may be as many as there are blocks.
 const maxErrors = 1000

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
-	"slices"
 )
 
 const (
@@ -137,17 +136,6 @@ func (m *Metadata) load(ctx context.Context, block uint64, at place) (node, erro
 		return node{}, d
 	}
 	return n, nil
-}
-
-// checkWay looks at the way to a node only.
-func (p place) checkWay(block uint64) error {
-	if slices.Contains(p.above, block) {
-		return ErrLoop
-	}
-	if len(p.above) >= maxDepth {
-		return fmt.Errorf("tree of more than %d levels: %w", maxDepth, ErrStructure)
-	}
-	return nil
 }
 
 // checkPlace wants keys, in order, and within those of the place. Only the root

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"reflect"
 	"sync"
 	"syscall"
@@ -134,16 +135,18 @@ func TestUsedByMany(t *testing.T) {
 // TestStops wants a loop that breaks to be left alone.
 func TestStops(t *testing.T) {
 	m := openImage(t, victim().Image(), thinmeta.Options{})
-	for range m.Devices(t.Context()) {
-		break
-	}
-	for range m.Mappings(t.Context(), 1) {
-		break
-	}
-	for range m.Diff(t.Context(), 1, 2, thinmeta.DiffOptions{}) {
-		break
-	}
-	for range m.References(t.Context(), thinmeta.MetadataSpace) {
+	first(t, m.Devices(t.Context()))
+	first(t, m.Mappings(t.Context(), 1))
+	first(t, m.Diff(t.Context(), 1, 2, thinmeta.DiffOptions{}))
+	first(t, m.References(t.Context(), thinmeta.MetadataSpace))
+}
+
+func first[E any](t *testing.T, seq iter.Seq2[E, error]) {
+	t.Helper()
+	for _, err := range seq {
+		if err != nil {
+			t.Error(err)
+		}
 		break
 	}
 }

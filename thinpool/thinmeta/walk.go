@@ -53,8 +53,9 @@ func (w *walker) visit(block uint64, at place) uint64 {
 	entries := uint64(n.n)
 	if !n.leaf {
 		entries = 0
+		below := at.below(n.block)
 		for i := range n.n {
-			entries += w.visit(n.uint64(i), at.below(n, i))
+			entries += w.visit(n.uint64(i), below.child(n, i))
 		}
 	}
 	if w.err == nil {
