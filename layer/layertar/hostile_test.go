@@ -53,7 +53,9 @@ func lies(t *testing.T) []refused {
 	inv := layertar.ErrInvalid
 	ok := raw{name: "some/file", typ: tar.TypeReg, body: "1"}
 	// The library refuses most maps, and then there is no name.
-	bad := func(name string, data []byte) refused { return refused{name, append(ok.bytes(), data...), inv, `entry "s`} }
+	bad := func(name string, data []byte) refused {
+		return refused{name, append(ok.bytes(), data...), inv, `entry "s`}
+	}
 	after := func(name string, rs ...raw) refused {
 		return refused{name, tarOf(append([]raw{ok}, rs...)...), inv, `entry "some/file": the header after it: `}
 	}
