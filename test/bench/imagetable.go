@@ -18,13 +18,14 @@ image load: the command, from its start to its end: read, checked, unpacked, a t
 containerd: ctr images import --local --snapshotter, from its start to its end, unpacking included; its content store
   and overlayfs on one ext4 on a thin device of the same pool, its devmapper on a pool of its own beside it. Of the
   large image only the first six of eight layers, of which the last two are tiny: it cannot unpack the seventh.
+Seconds are medians of rounds; what they are of the floor is the median of each round's ratio to its own floor.
 All archives are read from memory. Peak memory is that of the largest process; of containerd, of the daemon since its start.
 `
 
 func (b *imagesBench) print(kinds []loadKind, results []loadResults) {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintf(w, "%s, seconds\tmedian\tleast\tmost\tof the floor\tpeak MiB\trounds\t\n", b.image)
-	floor := median(results[0].rounds)
+	floor := results[0].rounds
 	for i, k := range kinds {
 		r := results[i]
 		if len(r.names) == 1 {
@@ -42,12 +43,18 @@ func (b *imagesBench) print(kinds []loadKind, results []loadResults) {
 	fmt.Print(notes)
 }
 
-func row(w *tabwriter.Writer, name string, times []time.Duration, floor time.Duration, bytes int64) {
-	m := median(times)
+// row prints the times of a step. What they are of the floor is the median of the rounds' own ratios: the machine's
+// speed changes between rounds.
+func row(w *tabwriter.Writer, name string, times, floor []time.Duration, bytes int64) {
+	ratios := make([]float64, len(times))
+	for i, t := range times {
+		ratios[i] = float64(t) / float64(floor[i])
+	}
+	slices.Sort(ratios)
 	peak := "-"
 	if bytes > 0 {
 		peak = fmt.Sprint(bytes >> 20)
 	}
-	fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%.2f\t%.3f\t%s\t%d\t\n", name, m.Seconds(), slices.Min(times).Seconds(), slices.Max(times).Seconds(),
-		float64(m)/float64(floor), peak, len(times))
+	fmt.Fprintf(w, "%s\t%.2f\t%.2f\t%.2f\t%.3f\t%s\t%d\t\n", name, median(times).Seconds(), slices.Min(times).Seconds(), slices.Max(times).Seconds(),
+		ratios[len(ratios)/2], peak, len(times))
 }
