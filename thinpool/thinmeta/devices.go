@@ -25,6 +25,11 @@ type Device struct {
 	CreationTime, SnapshotTime uint32
 }
 
+// MayShare tells whether the kernel holds a mapping of the device for shared.
+// If not, the blocks are the device's own, and no other device has to be looked
+// at to know. If so, they may still be: the kernel forgets no snapshot.
+func (d Device) MayShare(m Mapping) bool { return m.Time < d.SnapshotTime }
+
 // Devices goes through the devices by their ids.
 //
 // An error is a [*Damage], after which it goes on, or the context's, which is

@@ -106,6 +106,7 @@ func TestReadsWhatWasWritten(t *testing.T) {
 
 func compareMappings(t *testing.T, p *metagen.Pool, m *thinmeta.Metadata) {
 	t.Helper()
+	owners := ownersOf(p)
 	var ids []uint64
 	for _, d := range all(t, m.Devices(t.Context())) {
 		ids = append(ids, d.ID)
@@ -118,6 +119,13 @@ func compareMappings(t *testing.T, p *metagen.Pool, m *thinmeta.Metadata) {
 			want = append(want, thinmeta.Mapping(r))
 			mapped += r.Length
 		}
+		for _, r := range all(t, m.Mappings(t.Context(), d.ID)) {
+			for i := range r.Length {
+				if !d.MayShare(r) && owners[r.Data+i] > 1 {
+					t.Errorf("device %d shares %+v, and may not", d.ID, r)
+				}
+			}
+		}
 		if have := all(t, m.Mappings(t.Context(), d.ID)); !slices.Equal(have, want) || d.MappedBlocks != mapped {
 			t.Errorf("device %d with %d blocks has %v, want %v", d.ID, d.MappedBlocks, have, want)
 		}
@@ -127,14 +135,20 @@ func compareMappings(t *testing.T, p *metagen.Pool, m *thinmeta.Metadata) {
 	}
 }
 
-func compareUsage(t *testing.T, p *metagen.Pool, m *thinmeta.Metadata) {
-	t.Helper()
+// ownersOf counts the devices that have a data block.
+func ownersOf(p *metagen.Pool) map[uint64]int {
 	owners := map[uint64]int{}
 	for _, id := range p.IDs() {
 		for _, b := range blocksOf(p, id) {
 			owners[b.Data]++
 		}
 	}
+	return owners
+}
+
+func compareUsage(t *testing.T, p *metagen.Pool, m *thinmeta.Metadata) {
+	t.Helper()
+	owners := ownersOf(p)
 	u, err := m.Usage(t.Context())
 	if err != nil || u.Err != nil || u.Used != uint64(len(owners)) {
 		t.Fatalf("%d data blocks in use, want %d, %v, %v", u.Used, len(owners), err, u.Err)
