@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -31,6 +32,27 @@ var poolOperations = []poolOperation{
 	{"destroy", false, func(ctx context.Context, dirs pool.Dirs) error { return pool.Destroy(ctx, dirs, smallPool.Name) }},
 	{"start", false, func(ctx context.Context, dirs pool.Dirs) error { return pool.Start(ctx, dirs, smallPool.Name) }},
 	{"stop", false, func(ctx context.Context, dirs pool.Dirs) error { return pool.Stop(ctx, dirs, smallPool.Name) }},
+	{"import", false, func(ctx context.Context, dirs pool.Dirs) error {
+		return importPool(ctx, dirs, filepath.Join(dirs.Root, "pools", smallPool.Name))
+	}},
+	{"import from elsewhere", false, func(ctx context.Context, dirs pool.Dirs) error { return importPool(ctx, dirs, elsewhere(dirs)) }},
+}
+
+// elsewhere is where the pool lies that is imported from elsewhere.
+func elsewhere(dirs pool.Dirs) string { return filepath.Join(filepath.Dir(dirs.Root), "elsewhere") }
+
+// importPool imports a pool, or uses it where that has been done.
+func importPool(ctx context.Context, dirs pool.Dirs, dir string) error {
+	_, err := pool.Import(ctx, dirs, pool.ImportOptions{Dir: dir, Confirm: func(r pool.ImportReport) error {
+		if r.Differs() {
+			return fmt.Errorf("records and pool differ: %+v", r)
+		}
+		return nil
+	}})
+	if errors.Is(err, layer.ErrExists) || errors.Is(err, layer.ErrNotFound) {
+		return pool.Start(ctx, dirs, smallPool.Name)
+	}
+	return err
 }
 
 // childPool runs one of poolOperations, by its name.
@@ -57,8 +79,15 @@ func (op poolOperation) prepare(t testing.TB) *pooltest.Env {
 	must(t, err)
 	makeLayer(t, s, "base", "", baseFiles)
 	must(t, s.Close())
-	if op.name == "start" {
+	switch op.name {
+	case "start":
 		must(t, pool.Stop(ctx, e.Dirs, e.Name))
+	case "import":
+		must(t, pool.Stop(ctx, e.Dirs, e.Name))
+		must(t, os.Remove(e.Store()))
+	case "import from elsewhere":
+		must(t, pool.Stop(ctx, e.Dirs, e.Name))
+		must(t, os.Rename(filepath.Dir(e.Store()), elsewhere(e.Dirs)))
 	}
 	return e
 }
@@ -123,10 +152,12 @@ func (op poolOperation) recovered(t testing.TB, e *pooltest.Env, hit int) {
 	ctx := pooltest.Context(t)
 	if hit%2 == 1 {
 		_, err := pool.Inspect(ctx, e.Dirs, e.Name)
-		if op.name == "create" || op.name == "destroy" {
+		switch {
+		case op.name == "create" || op.name == "destroy":
 			mustFail(t, err, layer.ErrNotFound)
 			must(t, nothingLeft(e))
-		} else {
+		case strings.HasPrefix(op.name, "import") && errors.Is(err, layer.ErrNotFound): // none, and it can be imported
+		default:
 			must(t, err)
 		}
 	}

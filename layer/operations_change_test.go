@@ -163,6 +163,13 @@ func recordOperations() []operation {
 			},
 		},
 		{
+			name: "back up", prepare: func(t testing.TB, w *world) { w.snapshot(t) },
+			run: func(ctx context.Context, s *layer.Store, _ string) error { return s.Backup(ctx) },
+			done: and(func(_ context.Context, w *world) (bool, error) {
+				return backedUp(w.e, w.name("s"))
+			}, snapshotWhole),
+		},
+		{
 			name: "prune",
 			prepare: func(t testing.TB, w *world) {
 				makeLayer(t, w.s, w.name("l1"), "base", nil)

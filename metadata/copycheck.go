@@ -22,7 +22,7 @@ func (c *Copy) check() error {
 	if _, err := hex.DecodeString(c.Pool.UUID); err != nil || len(c.Pool.UUID) != 32 {
 		return bad("the pool's UUID is %q", c.Pool.UUID)
 	}
-	if p := c.Pool; p.BlockSize <= 0 || p.BaseSize <= 0 || p.Backing.MetadataHeld < 0 || p.Backing.DataSize < 0 || p.HighID > maxThinID {
+	if p := c.Pool; p.BlockSize <= 0 || p.BaseSize <= 0 || p.Backing.MetadataHeld < 0 || p.Backing.DataSize < 0 || p.LowID > p.HighID || p.HighID > maxThinID+1 {
 		return bad("the pool's sizes make no sense")
 	}
 	ids, names, nodes := map[ThinID]bool{}, map[string]bool{}, map[Key]Node{}

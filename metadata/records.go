@@ -65,6 +65,10 @@ type Pool struct {
 	TransactionID uint64 `json:"transactionId"`
 	Pending       bool   `json:"pending,omitempty"`
 
+	// ImportedFrom is what the kernel's pool said when it was imported, and may still say while Pending. 0 is
+	// none.
+	ImportedFrom uint64 `json:"importedFrom,omitempty"`
+
 	// LowID and HighID bound the thin ids that may be in flight: LowID <= id < HighID.
 	LowID  ThinID `json:"lowId"`
 	HighID ThinID `json:"highId"`

@@ -387,12 +387,15 @@ func (s *Session) removeAll(ctx context.Context) error {
 		if err := os.RemoveAll(p.StateDir()); err != nil {
 			return fmt.Errorf("remove pool %q: %w", p.files.name, err)
 		}
+		if err := p.removeBackups(); err != nil {
+			return fmt.Errorf("remove pool %q: %w", p.files.name, err)
+		}
 	}
 	// The record goes after what it describes. What we did not make stays, and its folder with it.
 	if err := os.RemoveAll(p.files.blobs()); err != nil {
 		return fmt.Errorf("remove pool %q: %w", p.files.name, err)
 	}
-	if err := removeFiles(p.files.store()+".new", p.files.store()); err != nil {
+	if err := removeFiles(p.files.store()+".new", p.files.oldStore(), p.files.store()); err != nil {
 		return fmt.Errorf("remove pool %q: %w", p.files.name, err)
 	}
 	removeEmpty(p.files.deviceDir())

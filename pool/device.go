@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,26 +94,29 @@ func (s *Session) users(ctx context.Context) ([]string, error) {
 	if err := p.claims(by); err != nil {
 		return nil, err
 	}
-	return s.named(ctx, by)
+	return s.named(ctx, by), nil
 }
 
 // named puts the nodes' names before who uses them.
-func (s *Session) named(ctx context.Context, by map[metadata.ThinID][]string) ([]string, error) {
-	var users []string
-	err := s.Records.View(ctx, func(tx *metadata.Tx) error {
-		for id, who := range by {
-			what := fmt.Sprintf("thin device %d", id)
+func (s *Session) named(ctx context.Context, by map[metadata.ThinID][]string) []string {
+	names := map[metadata.ThinID]string{}
+	// That somebody uses it counts, also where the records cannot be read.
+	_ = s.Records.View(ctx, func(tx *metadata.Tx) error {
+		for id := range by {
 			if n, err := tx.NodeByID(id); err == nil {
-				what = fmt.Sprintf("%s %q", n.Kind, n.Name)
-			}
-			for _, w := range who {
-				users = append(users, what+" is "+w)
+				names[id] = fmt.Sprintf("%s %q", n.Kind, n.Name)
 			}
 		}
 		return nil
 	})
+	var users []string
+	for id, who := range by {
+		for _, w := range who {
+			users = append(users, cmp.Or(names[id], fmt.Sprintf("thin device %d", id))+" is "+w)
+		}
+	}
 	slices.Sort(users)
-	return users, err
+	return users
 }
 
 // Holders says how a device is used, as far as this mount namespace and sysfs tell.

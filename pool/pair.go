@@ -58,13 +58,13 @@ func (s *Session) pairLocked(ctx context.Context) (metadata.Pool, error) {
 	if record.UUID != s.p.record.UUID {
 		return record, s.p.mispaired("the record store is another pool's, %s instead of %s", record.UUID, s.p.record.UUID)
 	}
-	switch {
+	switch behind := previous(record); {
 	case st.Mode == thinpool.ModeFail || st.Mode == thinpool.ModeError:
 		return record, s.p.unwritable(st) // it does not say its transaction id any more
 	case st.TransactionID == record.TransactionID:
-	case st.TransactionID+1 == record.TransactionID && record.Pending && !st.Commits():
+	case st.TransactionID == behind && record.Pending && !st.Commits():
 		return record, fmt.Errorf("%w: %w", errLater, s.p.unwritable(st))
-	case st.TransactionID+1 == record.TransactionID && record.Pending:
+	case st.TransactionID == behind && record.Pending:
 		if err := s.setTransactionID(st.TransactionID, record.TransactionID); err != nil {
 			return record, err
 		}
@@ -77,7 +77,7 @@ func (s *Session) pairLocked(ctx context.Context) (metadata.Pool, error) {
 	if !record.Pending {
 		return record, nil
 	}
-	record.Pending = false
+	record.Pending, record.ImportedFrom = false, 0
 	return record, s.clearPending(ctx, record.TransactionID)
 }
 
@@ -92,7 +92,7 @@ func (s *Session) bump(ctx context.Context, change func(*metadata.Pool)) error {
 			return err
 		}
 		r.TransactionID++
-		r.Pending = true
+		r.Pending, r.ImportedFrom = true, 0
 		id = r.TransactionID
 		change(&r)
 		return tx.PutPool(r)
@@ -134,12 +134,21 @@ func (s *Session) clearPending(ctx context.Context, id uint64) error {
 		if err != nil || r.TransactionID != id {
 			return err
 		}
-		r.Pending = false
+		r.Pending, r.ImportedFrom = false, 0
 		return tx.PutPool(r)
 	})
 }
 
+// previous is what the pool says while it has not followed the store yet: one less, or after an import, which takes a
+// new tag, what it said then.
+func previous(r metadata.Pool) uint64 {
+	if r.ImportedFrom != 0 {
+		return r.ImportedFrom
+	}
+	return r.TransactionID - 1
+}
+
 func (p *Pool) mispaired(format string, args ...any) error {
 	err := fmt.Errorf("pool %q: the record store and the pool do not belong together: %s: %w", p.files.name, fmt.Sprintf(format, args...), errs.ErrDamaged)
-	return errs.WithHint(err, "one of the two was restored from a copy or belongs to somebody else; put its counterpart back. Nothing was changed")
+	return errs.WithHint(err, "one of the two was restored from a copy or belongs to somebody else; put its counterpart back, or see what dmlayer pool import "+p.files.dir()+" says. Nothing was changed")
 }

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +31,10 @@ func ValidateName(kind, name string) error {
 // absolute returns the directories as the kernel's mount table names them, whatever the working
 // directory and whatever links lead there.
 func (d Dirs) absolute() (Dirs, error) {
-	for _, dir := range []*string{&d.Root, &d.Run} {
+	for _, dir := range []*string{&d.Root, &d.Run, &d.Backups} {
+		if *dir == "" {
+			continue
+		}
 		abs, err := filepath.Abs(*dir)
 		if err != nil {
 			return d, fmt.Errorf("directory %s: %w", *dir, err)
@@ -45,17 +49,20 @@ func (d Dirs) absolute() (Dirs, error) {
 
 // files are the places of one pool.
 type files struct {
-	dirs Dirs
-	name string
+	dirs  Dirs
+	name  string
+	place string // of a pool that an import finds outside a root; "" is below the root
 }
 
 func (f files) poolsDir() string  { return filepath.Join(f.dirs.Root, "pools") }
-func (f files) dir() string       { return filepath.Join(f.poolsDir(), f.name) }
+func (f files) dir() string       { return cmp.Or(f.place, filepath.Join(f.poolsDir(), f.name)) }
 func (f files) store() string     { return filepath.Join(f.dir(), "records.db") }
+func (f files) oldStore() string  { return f.store() + ".old" } // which an import replaced
 func (f files) data() string      { return filepath.Join(f.dir(), "data") }
 func (f files) metadata() string  { return filepath.Join(f.dir(), "metadata") }
 func (f files) blobs() string     { return filepath.Join(f.dir(), "blobs") }
 func (f files) deviceDir() string { return filepath.Join(f.dirs.Run, "dev", f.name) }
+func (f files) backups() string   { return cmp.Or(f.dirs.Backups, filepath.Join(f.dirs.Root, "backups")) }
 func (f files) mountDir() string  { return filepath.Join(f.dirs.Run, "mnt", f.name) }
 
 // lock is the pool's lock file. It belongs to the root directory, whatever path leads there, because a
@@ -84,7 +91,10 @@ const (
 // labelID is the thin device that says which pool this is.
 const labelID = 0
 
-func uuidPrefix(pool string) string { return "DMLAYER-" + pool + "-" }
+// dmPrefix begins the dm UUIDs of all devices of dmlayer.
+const dmPrefix = "DMLAYER-"
+
+func uuidPrefix(pool string) string { return dmPrefix + pool + "-" }
 
 func deviceUUID(pool, suffix string) devmapper.UUID {
 	return devmapper.UUID(uuidPrefix(pool) + suffix)

@@ -70,7 +70,7 @@ func open(dirs Dirs, name string, log *slog.Logger) (*Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pool{files: files{dirs, name}, log: log}
+	p := &Pool{files: files{dirs: dirs, name: name}, log: log}
 	lock, err := p.files.lock()
 	if err != nil {
 		return nil, p.notFound(err)

@@ -240,8 +240,8 @@ func (p *Pool) snapshotsTaken(r metadata.Pool) (uint64, error) {
 	return max(r.SnapshotsTaken, uint64(sb.Time)), nil
 }
 
-// Stop deactivates a pool in order. While anything of it is in use it is ErrBusy, names who, and has
-// stopped nothing.
+// Stop copies a pool's records and deactivates it in order. While anything of it is in use it is ErrBusy, names who, and has
+// stopped nothing. A copy that cannot be made is an error once the pool is stopped.
 func Stop(ctx context.Context, dirs Dirs, name string) error {
 	p, err := Open(ctx, dirs, name, nil)
 	if err != nil {
@@ -256,6 +256,7 @@ func Stop(ctx context.Context, dirs Dirs, name string) error {
 	if err := s.idle(ctx); err != nil {
 		return fmt.Errorf("stop pool %q: %w", name, err)
 	}
+	notCopied := s.copyBeforeStop(ctx)
 	if err := s.deactivateAll(ctx); err != nil {
 		return fmt.Errorf("stop pool %q: %w", name, err)
 	}
@@ -265,6 +266,9 @@ func Stop(ctx context.Context, dirs Dirs, name string) error {
 	}
 	if err := b.detached(ctx); err != nil {
 		return fmt.Errorf("stop pool %q: %w", name, err)
+	}
+	if notCopied != nil {
+		return fmt.Errorf("pool %q is stopped, but its records were not copied: %w", name, kernelError(notCopied))
 	}
 	return nil
 }

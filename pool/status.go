@@ -20,7 +20,7 @@ func List(_ context.Context, dirs Dirs) ([]string, error) {
 	}
 	names := []string{}
 	for _, e := range entries {
-		if _, err := os.Stat(files{dirs, e.Name()}.store()); err == nil {
+		if _, err := os.Stat(files{dirs: dirs, name: e.Name()}.store()); err == nil {
 			names = append(names, e.Name())
 		}
 	}
@@ -60,6 +60,13 @@ func (p *Pool) Inspect(ctx context.Context) (Status, error) {
 	}
 	st.describe(record)
 	st.DataFile, st.MetadataFile = p.files.data(), p.files.metadata()
+	backups, err := listBackups(p.files.backupDir(record.UUID))
+	if err != nil {
+		return st, fmt.Errorf("inspect pool %q: %w", p.files.name, err)
+	}
+	if st.Backups = len(backups); st.Backups > 0 {
+		st.LastBackup = &backups[st.Backups-1].Taken
+	}
 	err = s.look()
 	switch {
 	case errors.Is(err, devmapper.ErrNotFound):

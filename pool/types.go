@@ -2,10 +2,11 @@ package pool
 
 import "time"
 
-// Dirs are the two directories of dmlayer.
+// Dirs are the directories of dmlayer.
 type Dirs struct {
-	Root string // durable: pools' record stores and loop files
-	Run  string // volatile: locks, claims, links, mount points
+	Root    string // durable: pools' record stores and loop files
+	Run     string // volatile: locks, claims, links, mount points
+	Backups string // durable: backups of the record stores; "": backups, below Root
 }
 
 // DefaultDirs returns /var/lib/dmlayer and /run/dmlayer.
@@ -66,4 +67,8 @@ type Status struct {
 	MkfsOptions    []string  `json:"mkfsOptions"`
 	MountOptions   []string  `json:"mountOptions"`
 	Created        time.Time `json:"created"`
+
+	// The backups of the records outside the pool, and when the last of them was made; nil where there is none.
+	Backups    int        `json:"backups"`
+	LastBackup *time.Time `json:"lastBackup"`
 }

@@ -82,7 +82,7 @@ func TestSpec(t *testing.T) {
 // A part of the metadata is held back for deleting when the rest is full.
 func TestHeldMetadata(t *testing.T) {
 	for _, size := range []int64{4 << 20, 100 << 20, 1 << 30} {
-		r, err := Spec{Name: "p", MetadataSize: size, DataSize: 1 << 30}.record(files{Dirs{"/r", "/run"}, "p"})
+		r, err := Spec{Name: "p", MetadataSize: size, DataSize: 1 << 30}.record(files{dirs: Dirs{Root: "/r", Run: "/run"}, name: "p"})
 		must(t, err)
 		held := r.Backing.MetadataHeld
 		if held <= 0 || held > 8<<20 || held > size/20 || held%4096 != 0 {
@@ -97,7 +97,7 @@ func TestHeldMetadata(t *testing.T) {
 func testSession(t testing.TB) *Session {
 	t.Helper()
 	dir := t.TempDir()
-	p := &Pool{files: files{Dirs{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run")}, "p"},
+	p := &Pool{files: files{dirs: Dirs{Root: filepath.Join(dir, "root"), Run: filepath.Join(dir, "run")}, name: "p"},
 		record: metadata.Pool{Name: "p", UUID: "0123456789abcdef0123456789abcdef"}}
 	must(t, makeDirs(p.files.dirs.Root))
 	path, err := p.files.lock()

@@ -69,7 +69,7 @@ func TestTheCommandsOfTheContract(t *testing.T) {
 	for _, c := range commands() {
 		have[c] = true
 	}
-	for _, want := range strings.Split("pool create,pool ls,pool inspect,pool status,pool start,pool stop,pool destroy,"+
+	for _, want := range strings.Split("pool create,pool ls,pool inspect,pool status,pool start,pool stop,pool import,pool destroy,"+
 		"snapshot,mount,unmount,attach,detach,commit,reset,resize,rename,label,rm,prune,ls,inspect,tree,diff,fsck,trim,"+
 		"image load,image ls,image inspect,image tag,image rm,image history,image tree,image prune,doctor,version,completion,help", ",") {
 		if !have[want] {
@@ -77,7 +77,7 @@ func TestTheCommandsOfTheContract(t *testing.T) {
 		}
 	}
 	// What nobody asked for yet is absent, not stubbed.
-	for _, absent := range []string{"pool extend", "pool check", "pool trim", "pool renew", "pool import", "export", "import", "send", "receive", "volume", "serve", "image save", "image pull", "image push", "image commit", "events"} {
+	for _, absent := range []string{"pool extend", "pool check", "pool trim", "pool renew", "export", "import", "send", "receive", "volume", "serve", "image save", "image pull", "image push", "image commit", "events"} {
 		if have[absent] {
 			t.Errorf("there is a command %q", absent)
 		}
@@ -156,7 +156,7 @@ func TestArgumentCounts(t *testing.T) {
 	for _, c := range []string{
 		"", "pool", "image", "snapshot", "mount", "unmount", "umount", "attach", "detach", "commit", "commit s", "reset", "resize",
 		"resize n", "rename", "rename n", "label", "label n", "rm", "inspect", "diff", "fsck", "trim", "image load", "image rm",
-		"image inspect", "image tag", "image tag a", "image history", "completion",
+		"image inspect", "image tag", "image tag a", "image history", "completion", "pool import",
 	} {
 		r := runAs(t, 0, words(c)...)
 		if r.code != exitUsage || r.out != "" || !strings.Contains(r.stderr, "missing") {
@@ -198,6 +198,7 @@ var badUsage = []string{
 	"--timeout -1s ls", "--timeout soon ls", "--log-level loud ls", "--format xml ls", "--format {{ ls", "--format {{.Name}} rm a",
 	"--format {{.Name}} -q ls", "--root= ls", "--run= ls", "ls --pool", "diff --tar --format {{.Path}} a",
 	"pool start --pool a b", "pool create --pool a b", "pool destroy --pool a b", "--pool a pool status b",
+	"pool import --name a/b dir", "pool import --pool a --name b dir", "pool import ",
 }
 
 func TestBadUsage(t *testing.T) {
@@ -249,7 +250,7 @@ func TestJSONErrorWhereFlagsCannotBeParsed(t *testing.T) {
 
 func TestWithoutRoot(t *testing.T) {
 	for _, c := range []string{
-		"pool create", "pool ls", "pool inspect", "pool status", "pool start", "pool stop", "pool destroy", "snapshot n", "mount n",
+		"pool create", "pool ls", "pool inspect", "pool status", "pool start", "pool stop", "pool import dir", "pool destroy", "snapshot n", "mount n",
 		"unmount n", "unmount /mnt", "attach n", "detach n", "commit s l", "reset s", "resize n 1G", "rename a b", "label n k=v", "rm n",
 		"prune", "ls", "inspect n", "tree", "diff n", "fsck n", "trim n", "image load f.tar", "image ls", "image inspect a", "image tag a b",
 		"image rm a", "image history a", "image tree", "image prune",

@@ -22,7 +22,7 @@ record of what is in it, and its settings. Any command that needs the pool start
 		RunE:    missingSubcommand,
 	}
 	cmd.AddCommand(a.newPoolCreate(), a.newPoolLs(), a.newPoolInspect(), a.newPoolStatus(),
-		a.newPoolStart(), a.newPoolStop(), a.newPoolDestroy())
+		a.newPoolStart(), a.newPoolStop(), a.newPoolImport(), a.newPoolDestroy())
 	return exitCodes(cmd)
 }
 
@@ -32,8 +32,9 @@ demand; a pool that runs already is left alone.`, []int{3, 5, 7, 8}, pool.Start)
 }
 
 func (a *app) newPoolStop() *cobra.Command {
-	return a.poolVerb("stop", "Stop a pool", `Deactivates everything of a pool in order. Nothing is done, and the holders are named, where
-something is in use.`, []int{3, 5, 7, 8}, pool.Stop)
+	return a.poolVerb("stop", "Stop a pool", `Copies the records of a pool to a backup and into the pool, and deactivates everything of it in
+order. Nothing is done, and the holders are named, where something is in use. A copy that cannot be
+made is an error, and the pool is stopped all the same.`, []int{3, 5, 6, 7, 8}, pool.Stop)
 }
 
 // poolVerb makes a command that does one thing to one pool.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -129,7 +130,15 @@ func poolFields(p pool.Status) []field {
 		{"Snapshots taken", countOf(p.SnapshotsTaken, 1<<24)},
 		{"Data device", orDash(p.DataDevice)},
 		{"Metadata device", orDash(p.MetadataDevice)},
+		{"Records backed up", lastBackup(p)},
 	}
+}
+
+func lastBackup(p pool.Status) string {
+	if p.LastBackup == nil {
+		return "never"
+	}
+	return fmt.Sprintf("%s (%s)", p.LastBackup.Local().Format(time.DateTime), count(p.Backups, "backup"))
 }
 
 // stateAdvice says what a state means where its name does not.

@@ -14,6 +14,7 @@ import (
 // globalFlags are the flags that every command takes.
 type globalFlags struct {
 	root, run, pool string
+	backups         string
 	format          string
 	quiet           bool
 	logLevel        string
@@ -73,6 +74,8 @@ func (a *app) addGlobalFlags(root *cobra.Command) {
 	f, p := &a.flags, root.PersistentFlags()
 	p.StringVar(&f.root, "root", a.envOr("DMLAYER_ROOT", dirs.Root), "`directory` of what lasts [$DMLAYER_ROOT]")
 	p.StringVar(&f.run, "run", a.envOr("DMLAYER_RUN", dirs.Run), "`directory` of what a reboot clears [$DMLAYER_RUN]")
+	p.StringVar(&f.backups, "backup-dir", a.envOr("DMLAYER_BACKUP_DIR", ""),
+		"`directory` of the backups of the records (default backups, below --root) [$DMLAYER_BACKUP_DIR]")
 	p.StringVar(&f.pool, "pool", a.envOr("DMLAYER_POOL", "default"), "`name` of the pool to work on [$DMLAYER_POOL]")
 	p.StringVar(&f.format, "format", "", "`how` to print: table, json, or a Go template such as '{{.Name}}'; json is for errors too")
 	p.BoolVarP(&f.quiet, "quiet", "q", false, "print names only, no notes and no progress")
@@ -149,7 +152,9 @@ func (a *app) poolArg(cmd *cobra.Command, args []string) (string, error) {
 	return args[0], nil
 }
 
-func (a *app) dirs() pool.Dirs { return pool.Dirs{Root: a.flags.root, Run: a.flags.run} }
+func (a *app) dirs() pool.Dirs {
+	return pool.Dirs{Root: a.flags.root, Run: a.flags.run, Backups: a.flags.backups}
+}
 
 func parseLevel(s string) (slog.Level, error) {
 	var level slog.Level

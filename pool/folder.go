@@ -1,0 +1,273 @@
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+// folder is a pool's folder as its files tell of it, without anything being started.
+type folder struct {
+	files    files
+	super    thinmeta.Superblock
+	devices  map[metadata.ThinID]thinmeta.Device
+	label    label
+	own      *candidate  // the record store of the folder
+	copies   []candidate // of this pool, the newest first
+	unusable []string    // copies that are not, and why
+}
+
+// candidate is a copy of the records that a pool may be imported with.
+type candidate struct {
+	*metadata.Copy
+	source string
+	own    bool // it is the record store of the folder
+}
+
+// tagBits are the bits of a transaction id that count; above them is the tag.
+const tagBits = 24
+
+// pairs tells whether the store that the copy is of belongs to the pool as it is.
+func (c candidate) pairs(transaction uint64) bool {
+	return transaction == c.Pool.TransactionID || c.Pool.Pending && transaction == previous(c.Pool)
+}
+
+// lookAt reads a pool's folder. records is the file of a copy that is to be used, "" for any; backups are folders that
+// may have some.
+func lookAt(ctx context.Context, f files, records string, backups []string) (*folder, error) {
+	l := &folder{files: f, devices: map[metadata.ThinID]thinmeta.Device{}}
+	meta, err := openBacking(f.metadata())
+	if err != nil {
+		return nil, err
+	}
+	defer meta.Close()
+	data, err := openBacking(f.data())
+	if err != nil {
+		return nil, err
+	}
+	defer data.Close()
+	m, err := thinmeta.Open(meta, thinmeta.Options{})
+	if err != nil {
+		return nil, damagedMetadata(f, err)
+	}
+	l.super = m.Superblock()
+	if err := l.checkFiles(data, meta); err != nil {
+		return nil, err
+	}
+	if err := l.readDevices(ctx, m); err != nil {
+		return nil, err
+	}
+	thin, err := newThinReader(ctx, m, data, labelID)
+	if err != nil {
+		return nil, damagedMetadata(f, err)
+	}
+	if l.label, err = decodeLabel(io.NewSectionReader(thin, 0, labelSize)); err != nil {
+		return nil, fmt.Errorf("%s: %w", f.data(), err)
+	}
+	l.readStore(ctx)
+	if records != "" {
+		return l, l.readFile(records)
+	}
+	l.readLabelCopies(thin)
+	l.readBackups(backups)
+	slices.SortStableFunc(l.copies, l.newer)
+	return l, nil
+}
+
+func openBacking(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNotFound), "the folder of a pool holds data and metadata")
+	}
+	return f, err
+}
+
+func damagedMetadata(f files, err error) error {
+	return errs.WithHint(fmt.Errorf("metadata of the pool in %s: %w: %w", f.dir(), err, errs.ErrDamaged),
+		"thin_check and, if it finds damage, thin_repair on "+f.metadata()+". Nothing was changed")
+}
+
+// checkFiles tells whether the files are all that the metadata speaks of, and may be written to.
+func (l *folder) checkFiles(data, meta *os.File) error {
+	if l.super.NeedsCheck {
+		return damagedMetadata(l.files, errors.New("it needs a check"))
+	}
+	if l.super.TransactionID == 0 {
+		return damagedMetadata(l.files, errors.New("its pool was never finished, or is none of dmlayer"))
+	}
+	for _, part := range []struct {
+		file *os.File
+		need uint64
+	}{
+		{data, l.super.DataSpace.Blocks * uint64(l.super.DataBlockSize) * uint64(devmapper.SectorSize)},
+		{meta, l.super.MetadataSpace.Blocks * thinmeta.BlockSize},
+	} {
+		st, err := part.file.Stat()
+		if err != nil {
+			return err
+		}
+		if !st.Mode().IsRegular() {
+			return fmt.Errorf("%s is no file: %w", part.file.Name(), errs.ErrInvalid)
+		}
+		if uint64(st.Size()) < part.need {
+			return errs.WithHint(fmt.Errorf("%s has %d bytes of %d: %w", part.file.Name(), st.Size(), part.need, errs.ErrDamaged),
+				"it was not copied as a whole")
+		}
+	}
+	return nil
+}
+
+func (l *folder) readDevices(ctx context.Context, m *thinmeta.Metadata) error {
+	for d, err := range m.Devices(ctx) {
+		if err == nil && d.ID > maxThinID {
+			err = fmt.Errorf("thin device %d: out of range", d.ID)
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return damagedMetadata(l.files, err)
+		}
+		l.devices[metadata.ThinID(d.ID)] = d
+	}
+	return nil
+}
+
+// readFile takes the copy that the user wants, and no other.
+func (l *folder) readFile(path string) error {
+	c, err := readBackup(path)
+	if err == nil {
+		err = l.fits(c)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	l.copies = []candidate{{Copy: c, source: path}}
+	return nil
+}
+
+func readBackup(path string) (*metadata.Copy, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = fmt.Errorf("%w: %w", err, errs.ErrNotFound)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return metadata.ReadCopy(f)
+}
+
+// fits tells whether a copy is of this pool.
+func (l *folder) fits(c *metadata.Copy) error {
+	if c.Pool.UUID != l.label.UUID {
+		return fmt.Errorf("records of pool %s, the data is that of pool %s: %w", c.Pool.UUID, l.label.UUID, errs.ErrDamaged)
+	}
+	if c.Pool.Backing.Type != BackingLoopback {
+		return fmt.Errorf("backing %q: %w", c.Pool.Backing.Type, errs.ErrUnsupported)
+	}
+	if have := int64(l.super.DataBlockSize) * int64(devmapper.SectorSize); have != c.Pool.BlockSize {
+		return fmt.Errorf("records of blocks of %d bytes, the pool's have %d: %w", c.Pool.BlockSize, have, errs.ErrDamaged)
+	}
+	return nil
+}
+
+// consider adds a copy, or what is wrong with it.
+func (l *folder) consider(c candidate, err error) bool {
+	if err == nil {
+		err = l.fits(c.Copy)
+	}
+	if err != nil {
+		l.unusable = append(l.unusable, fmt.Sprintf("%s: %v", c.source, err))
+		return false
+	}
+	l.copies = append(l.copies, c)
+	return true
+}
+
+// unlocked is the lock of a store that nobody else knows, or that is only read: bbolt's own lock remains.
+type unlocked struct{}
+
+func (unlocked) LockStore(context.Context, bool) (func(), error) { return func() {}, nil }
+
+// readStore reads the folder's own record store, where it has one.
+func (l *folder) readStore(ctx context.Context) {
+	store := metadata.New(l.files.store(), unlocked{})
+	defer store.Close()
+	c := candidate{source: l.files.store(), own: true}
+	err := store.View(ctx, func(tx *metadata.Tx) (err error) {
+		c.Copy, err = metadata.CopyOf(tx, time.Now())
+		return err
+	})
+	if !errors.Is(err, errs.ErrNotFound) && l.consider(c, err) {
+		l.own = &c
+	}
+}
+
+// healthy tells whether the folder's own records belong to the pool and nothing is newer than they are.
+func (l *folder) healthy(name string) bool {
+	own := l.own
+	return own != nil && own.pairs(l.super.TransactionID) && own.Pool.Name == name && own.Pool.State == metadata.PoolReady &&
+		!slices.ContainsFunc(l.copies, func(c candidate) bool { return l.newer(c, *own) < 0 })
+}
+
+func (l *folder) readLabelCopies(thin io.ReaderAt) {
+	slots, err := readSlots(thin)
+	for _, s := range slots {
+		c, err := metadata.ReadCopy(bytes.NewReader(s.text))
+		l.consider(candidate{Copy: c, source: fmt.Sprintf("copy %d in the label", s.index+1)}, err)
+	}
+	if err != nil && !errors.Is(err, errs.ErrNotFound) {
+		l.unusable = append(l.unusable, err.Error())
+	}
+}
+
+// readBackups reads the newest backup that is whole, whatever the pool's name was.
+func (l *folder) readBackups(folders []string) {
+	var dirs []string
+	for _, f := range slices.Compact(folders) {
+		found, _ := filepath.Glob(filepath.Join(f, "*-"+l.label.UUID))
+		dirs = append(dirs, found...)
+	}
+	for _, dir := range dirs {
+		list, err := listBackups(dir)
+		if err != nil {
+			l.unusable = append(l.unusable, err.Error())
+		}
+		for _, b := range slices.Backward(list) {
+			c, err := readBackup(b.Path)
+			if l.consider(candidate{Copy: c, source: b.Path}, err) {
+				break
+			}
+		}
+	}
+}
+
+// newer sorts copies. An import gives a pool another tag: what has the pool's is of later than all others. Within a tag,
+// transaction ids and versions of the store only rise.
+func (l *folder) newer(a, b candidate) int {
+	tag := l.super.TransactionID >> tagBits
+	rank := func(c candidate) [3]uint64 {
+		r := [3]uint64{0, c.Pool.TransactionID, c.Version}
+		if c.Pool.TransactionID>>tagBits == tag || c.pairs(l.super.TransactionID) {
+			r[0] = 1
+		}
+		return r
+	}
+	x, y := rank(a), rank(b)
+	if n := slices.Compare(y[:], x[:]); n != 0 {
+		return n
+	}
+	return b.Taken.Compare(a.Taken)
+}

@@ -1,0 +1,155 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+)
+
+// clear sees to it that nothing uses the folder and that its place is free. The start/stop lock is held exclusively.
+func (im *importer) clear(ctx context.Context) error {
+	if im.inPlace {
+		return im.clearInPlace(ctx)
+	}
+	loops, err := attachedTo(im.from)
+	if err != nil {
+		return err
+	}
+	if err := inUse(loops); err != nil {
+		return err
+	}
+	if err := im.clearPlace(ctx); err != nil {
+		return errs.WithHint(fmt.Errorf("pool %q: %w", im.p.files.name, err), "--name gives it another name")
+	}
+	_ = os.Remove(im.p.files.dir()) // an empty one
+	return im.sameFileSystem()
+}
+
+// clearInPlace takes down what runs without records, or with others, once nothing uses it.
+func (im *importer) clearInPlace(ctx context.Context) error {
+	p := im.p
+	err := im.readRecord(ctx)
+	if err == nil && p.record.State != metadata.PoolReady {
+		return fmt.Errorf("pool %q is %s: %w", p.files.name, p.record.State, errs.ErrNotFound)
+	}
+	if err == nil && im.look() == nil && (candidate{Copy: &metadata.Copy{Pool: p.record}}).pairs(im.Status.TransactionID) {
+		return im.healthy()
+	}
+	loops, err := attachedTo(im.from)
+	if err != nil {
+		return err
+	}
+	uuid, err := p.runningOver(loops)
+	if err != nil {
+		return err
+	}
+	// What the folder's files say, and what runs on them, is not known from its record.
+	p.record = metadata.Pool{Name: p.files.name, UUID: uuid, Backing: metadata.Backing{Type: BackingLoopback}}
+	b, err := p.backing()
+	if err != nil {
+		return err
+	}
+	if uuid != "" {
+		if err := im.idle(ctx); err != nil {
+			return err
+		}
+		if err := im.deactivateAll(ctx); err != nil {
+			return err
+		}
+	}
+	return b.detached(ctx)
+}
+
+// attachedTo returns the loop devices on a folder's files.
+func attachedTo(f files) ([]fsutil.LoopInfo, error) {
+	data, err := fsutil.FindLoops(f.data())
+	if err != nil {
+		return nil, err
+	}
+	meta, err := fsutil.FindLoops(f.metadata())
+	return append(data, meta...), err
+}
+
+func inUse(loops []fsutil.LoopInfo) error {
+	if len(loops) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("%s is attached to %s: %w", loops[0].BackingFile, loops[0].Path, errs.ErrBusy)
+	return errs.WithHint(err, "stop the pool where it runs; losetup -d "+loops[0].Path+" detaches what nobody uses")
+}
+
+// uuidLength is that of a pool's UUID, in hexadecimal digits.
+const uuidLength = 32
+
+// runningOver returns the UUID of the pool whose metadata device lies on one of these, "" for none.
+func (p *Pool) runningOver(loops []fsutil.LoopInfo) (string, error) {
+	list, err := p.dm.List(dmPrefix)
+	if err != nil {
+		return "", err
+	}
+	for _, d := range list {
+		uuid, ok := strings.CutSuffix(strings.TrimPrefix(string(d.UUID), dmPrefix), "-"+suffixMetadata)
+		if !ok || len(uuid) != uuidLength {
+			continue
+		}
+		deps, err := p.dm.Deps(devmapper.ByUUID(d.UUID))
+		if errors.Is(err, devmapper.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return "", err
+		}
+		for _, l := range loops {
+			if n, err := fsutil.DevNumOf(l.Path); err == nil && slices.Contains(deps, devmapper.DevNum(n)) {
+				return uuid, nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// alone tells whether the pool is no other's that runs here or is known here.
+func (im *importer) alone(ctx context.Context, uuid string) error {
+	list, err := im.p.dm.List(devmapper.UUID(uuidPrefix(uuid)))
+	if err != nil {
+		return err
+	}
+	if len(list) > 0 {
+		err := fmt.Errorf("pool %s runs on other files (%s): one is a copy of the other: %w", uuid, list[0].Name, errs.ErrBusy)
+		return errs.WithHint(err, "stop that pool and take it away, if it is the copy")
+	}
+	names, err := List(ctx, im.p.files.dirs)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if name == im.p.files.name && im.inPlace || name == im.from.name && im.from.dirs.Root == im.p.files.dirs.Root {
+			continue
+		}
+		// A store that cannot be read is looked at when its own pool is used.
+		if known, err := uuidOf(ctx, files{dirs: im.p.files.dirs, name: name}); err == nil && known == uuid {
+			err := fmt.Errorf("pool %q has the UUID %s too: %w", name, uuid, errs.ErrExists)
+			return errs.WithHint(err, "one is a copy of the other, and only one of them can be used here")
+		}
+	}
+	return nil
+}
+
+func uuidOf(ctx context.Context, f files) (uuid string, err error) {
+	store := metadata.New(f.store(), unlocked{})
+	defer store.Close()
+	err = store.View(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		uuid = r.UUID
+		return err
+	})
+	return uuid, err
+}
