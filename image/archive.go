@@ -162,12 +162,24 @@ func (r *ociReader) use(a *archived, name string, config []byte) error {
 	for i, chain := range identity.ChainIDs(append([]digest.Digest(nil), c.RootFS.DiffIDs...)) {
 		a.layers[i].name = LayerName(chain)
 	}
+	if !platformWord.MatchString(c.Architecture) || !platformWord.MatchString(c.Variant) {
+		return damaged("image archive: %s: platform %.40q, variant %.40q", name, c.Architecture, c.Variant)
+	}
 	a.id, a.config, a.platform = digest.FromBytes(config), config, formatPlatform(c.Platform)
 	if c.Created != nil {
-		a.created = c.Created.UTC()
+		if a.created = c.Created.UTC(); !fitsJSON(a.created) {
+			return damaged("image archive: %s: made in the year %d", name, a.created.Year())
+		}
 	}
 	return r.match.admit(a)
 }
+
+// platformWord is what an architecture or a variant looks like.
+var platformWord = regexp.MustCompile(`^[A-Za-z0-9_.-]{0,64}$`)
+
+// fitsJSON reports whether a time can be written as JSON: one that was read with another time zone may be
+// just outside.
+func fitsJSON(t time.Time) bool { return t.Year() >= 0 && t.Year() <= 9999 }
 
 // chainOf is the chain id in the name of a layer.
 func chainOf(layerName string) string { return strings.Replace(layerName, "-", ":", 1) }

@@ -3,6 +3,7 @@ package image
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 
 	"github.com/klauspost/compress/gzip"
@@ -102,6 +103,9 @@ func (k *errorKeeper) Read(p []byte) (int, error) {
 func (k *errorKeeper) explain(kind compression, err error) error {
 	if k.err != nil {
 		return k.err
+	}
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) {
+		return unsupported("zstd data that takes more than %d MiB of memory to decompress", maxZstdWindow>>20)
 	}
 	return damaged("%s data: %v", kind, err)
 }

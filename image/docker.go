@@ -64,13 +64,16 @@ func readDockerEntry(ctx context.Context, raw json.RawMessage, oci *ociReader) (
 	}
 	a := &archived{manifest: raw, manifestType: mediaTypeDockerEntry}
 	for _, p := range e.Layers {
+		if _, err := cleanName(p); err != nil {
+			return nil, err
+		}
 		a.layers = append(a.layers, archivedLayer{path: p, blob: spelledDigest(p), size: -1, mediaType: ocispec.MediaTypeImageLayer})
 	}
 	if err := oci.use(a, e.Config, config); err != nil {
 		return nil, err
 	}
 	for i, l := range a.layers {
-		if d, ok := e.LayerSources[l.diffID]; ok && d.Digest == l.blob && d.MediaType != "" {
+		if d, ok := e.LayerSources[l.diffID]; ok && d.Digest == l.blob && layerTypes[d.MediaType] {
 			a.layers[i].mediaType = d.MediaType
 		}
 	}
@@ -110,7 +113,10 @@ func (a *archived) useManifestOf(ctx context.Context, oci *ociReader) error {
 		}
 	}
 	for i, d := range m.manifest.Layers {
-		a.layers[i].size, a.layers[i].mediaType = d.Size, d.MediaType
+		a.layers[i].size = d.Size
+		if layerTypes[d.MediaType] {
+			a.layers[i].mediaType = d.MediaType
+		}
 	}
 	a.manifest, a.manifestType = m.raw, m.mediaType
 	if len(a.refs) == 0 && m.ref != "" {

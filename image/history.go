@@ -51,7 +51,7 @@ func stepsOf(history []ocispec.History, layers []Layer) []Step {
 	steps := make([]Step, len(history), len(history)+len(layers))
 	for k, h := range history {
 		steps[k] = Step{CreatedBy: h.CreatedBy, Author: h.Author, Comment: h.Comment, Empty: h.EmptyLayer}
-		if h.Created != nil {
+		if h.Created != nil && fitsJSON(h.Created.UTC()) {
 			steps[k].Created = h.Created.UTC()
 		}
 		if !h.EmptyLayer {

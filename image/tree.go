@@ -10,6 +10,8 @@ import (
 	"path"
 	"strings"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // tree is an archive as a set of files: a directory, or the entries of a tar.
@@ -57,10 +59,11 @@ func (c contextReader) Read(p []byte) (int, error) {
 	return c.r.Read(p)
 }
 
-// cleanName makes a path of an archive relative to its top, and refuses one that leads out of it.
+// cleanName makes a path of an archive relative to its top, and refuses one that leads out of it, or that
+// is longer than a path can be.
 func cleanName(name string) (string, error) {
 	clean := path.Clean(name)
-	if name == "" || strings.ContainsRune(name, 0) || path.IsAbs(clean) || clean == "." || clean == ".." || strings.HasPrefix(clean, "../") {
+	if name == "" || len(name) >= unix.PathMax || strings.ContainsRune(name, 0) || path.IsAbs(clean) || clean == "." || clean == ".." || strings.HasPrefix(clean, "../") {
 		return "", damaged("image archive: file name %.200q", name)
 	}
 	return clean, nil
