@@ -152,7 +152,7 @@ func (a *applier) extract(base string, hdr *tar.Header, sparse bool) error {
 func (a *applier) enter(dir string, mtime time.Time) error {
 	return a.at.enter(dir, func(base string, occupied bool) error {
 		if occupied && a.brought(base) {
-			return invalid("%q is not a directory in this layer", a.at.dir().path+"/"+base)
+			return invalid("%.300q is not a directory in this layer", a.at.dir().path+"/"+base)
 		}
 		if err := a.newDir(base, &tar.Header{Typeflag: tar.TypeDir, Mode: 0o755, Uid: a.owner[0], Gid: a.owner[1], ModTime: mtime}); err != nil {
 			return err
@@ -265,7 +265,7 @@ func (a *applier) remove(base string) error {
 		return err
 	}
 	if err := removeTree(a.ctx, at.fd, base); err != nil {
-		return fmt.Errorf("remove %q: %w", path.Join(at.rel(), base), err)
+		return fmt.Errorf("remove %.300q: %w", path.Join(at.rel(), base), err)
 	}
 	return nil
 }
@@ -289,10 +289,10 @@ func (a *applier) link(base string, hdr *tar.Header) error {
 		}
 	}
 	if errors.Is(err, unix.ENOENT) {
-		return invalid("hard link to %q: no such file in the tree", hdr.Linkname)
+		return invalid("hard link to %.300q: no such file in the tree", hdr.Linkname)
 	}
 	if err != nil {
-		return fmt.Errorf("hard link to %q: %w", hdr.Linkname, err)
+		return fmt.Errorf("hard link to %.300q: %w", hdr.Linkname, err)
 	}
 	return nil
 }

@@ -73,7 +73,7 @@ func Apply(ctx context.Context, dir string, r io.Reader, o ApplyOptions) (Stats,
 			err = classify(err)
 		}
 		if a.current != "" {
-			err = fmt.Errorf("entry %q: %w", a.current, err)
+			err = fmt.Errorf("entry %.300q: %w", a.current, err)
 		}
 		return a.stats, fmt.Errorf("apply layer: %w", err)
 	}

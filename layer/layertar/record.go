@@ -163,7 +163,7 @@ func (s *scribe) archive() error {
 			return err
 		}
 		if err := s.entry(tr, hdr); err != nil {
-			return fmt.Errorf("entry %q: %w", hdr.Name, err)
+			return fmt.Errorf("entry %.300q: %w", hdr.Name, err)
 		}
 	}
 	// What follows the end marker is part of the bytes, and of their digest.
