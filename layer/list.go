@@ -46,7 +46,7 @@ func (s *Store) List(ctx context.Context) ([]Info, error) {
 	}
 	infos := make([]Info, 0, len(nodes))
 	for _, n := range nodes {
-		i := Info{Node: public(n, names[n.Parent]), State: StateInactive}
+		i := Info{Node: public(n, names[n.Parent]), State: StateInactive, id: n.ID}
 		if d, ok := devices[n.ID]; ok {
 			i.describe(d.Dev, byDevice[fsutil.DevNum(d.Dev)])
 			if i.Claims, err = o.claims(n.ID); err != nil {
@@ -74,13 +74,12 @@ func (s *Store) Inspect(ctx context.Context, name string) (Info, error) {
 	}
 	defer o.Exit()
 	i := Info{State: StateInactive}
-	var id metadata.ThinID
 	err = o.view(ctx, func(tx *metadata.Tx) error {
 		n, err := lookup(tx, name)
 		if err != nil {
 			return err
 		}
-		id = n.ID
+		i.id = n.ID
 		parent, err := parentName(tx, n)
 		i.Node = public(n, parent)
 		return err
@@ -88,7 +87,7 @@ func (s *Store) Inspect(ctx context.Context, name string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	d, err := o.dm().Info(o.ref(id))
+	d, err := o.dm().Info(o.ref(i.id))
 	if err != nil {
 		return i, opError("inspect", name, notFoundIsNil(err))
 	}
@@ -101,6 +100,6 @@ func (s *Store) Inspect(ctx context.Context, name string) (Info, error) {
 		dirs[k] = m.Dir
 	}
 	i.describe(d.Dev, dirs)
-	i.Claims, err = o.claims(id)
+	i.Claims, err = o.claims(i.id)
 	return i, err
 }

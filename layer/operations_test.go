@@ -390,6 +390,17 @@ func usingOperations() []operation {
 			},
 		},
 		{
+			name: "measure", prepare: func(t testing.TB, w *world) { w.snapshot(t) },
+			run: func(ctx context.Context, s *layer.Store, _ string) error {
+				infos, err := s.List(ctx)
+				if err == nil {
+					err = s.Measure(ctx, infos)
+				}
+				return err
+			},
+			done: func(ctx context.Context, w *world) (bool, error) { return false, snapshotWhole(ctx, w) },
+		},
+		{
 			name: "remove", prepare: func(t testing.TB, w *world) { w.snapshot(t) },
 			run: func(ctx context.Context, s *layer.Store, p string) error { return s.Remove(ctx, p+"s") },
 			done: func(ctx context.Context, w *world) (bool, error) {

@@ -65,8 +65,10 @@ type Info struct {
 	Device      string   // "/dev/dm-N"; "" when inactive
 	Mountpoints []string // in our mount namespace, in the order of mounting
 	Claims      []string // who said that he uses the node though nothing may have it open
-	Used        *int64   // bytes mapped; nil: not known
-	Exclusive   *int64   // bytes that removing the node would free; nil: not known
+	Used        *int64   // bytes mapped; nil: not known, see Measure
+	Exclusive   *int64   // bytes that removing the node would free; nil: not known, see Measure
+
+	id metadata.ThinID
 }
 
 // SnapshotOptions says what CreateSnapshot makes. The zero value is an empty snapshot of base size.

@@ -101,6 +101,7 @@ func TestFilterAndSort(t *testing.T) {
 		{nil, "", "data sha256-… web1 web2"},
 		{nil, "size", "web2 sha256-… web1 data"},
 		{nil, "used", "web1 sha256-… data web2"},
+		{nil, "exclusive", "web1 sha256-… data web2"},
 		{nil, "created", "data web2 web1 sha256-…"},
 		{[]string{"kind=snapshot"}, "", "web1 web2"},
 		{[]string{"kind=snapshot", "kind=volume"}, "", "data web1 web2"},

@@ -57,7 +57,13 @@ it is for people to read. An image's name stands for its top layer.`,
 				if err != nil {
 					return err
 				}
-				d := newNodeDetails(info)
+				infos := []layer.Info{info}
+				if !a.flags.quiet {
+					if err := a.measure(ctx, s, infos); err != nil {
+						return err
+					}
+				}
+				d := newNodeDetails(infos[0])
 				return printRecord(a, d, d.Name, true, a.nodeFields(d))
 			})
 		},

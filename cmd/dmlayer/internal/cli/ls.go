@@ -54,7 +54,9 @@ func (a *app) newLs() *cobra.Command {
 		Aliases: []string{"list"},
 		Short:   "List layers and snapshots",
 		Long: `Lists the nodes of a pool. Filters are kind=, parent= and label=KEY or label=KEY=VALUE; those of one
-key are alternatives, except that a node must have every label, and all keys must fit.`,
+key are alternatives, except that a node must have every label, and all keys must fit.
+
+USED is what a node has in the pool, together with others; EXCLUSIVE is what removing it would free.`,
 		Example: `  dmlayer ls
   dmlayer ls --filter kind=snapshot --filter label=owner=anna --sort used
   dmlayer ls --format '{{.Name}} {{size .Size}}'`,
@@ -72,6 +74,11 @@ key are alternatives, except that a node must have every label, and all keys mus
 				infos, err := s.List(ctx)
 				if err != nil {
 					return err
+				}
+				if !a.flags.quiet || measuredKeys[o.sort] {
+					if err := a.measure(ctx, s, infos); err != nil {
+						return err
+					}
 				}
 				return printList(a, listNodes(infos, filter, o.sort), func(r nodeRecord) string { return r.Name }, a.nodeColumns(o.noTrunc))
 			})
@@ -95,13 +102,27 @@ func (a *app) nodeColumns(whole bool) []column[nodeRecord] {
 		{"PARENT", func(r nodeRecord) string { return orDash(short(r.Parent)) }},
 		{"SIZE", func(r nodeRecord) string { return humanSize(r.Size) }},
 		{"USED", func(r nodeRecord) string { return humanSizeOr(r.Used, "-") }},
+		{"EXCLUSIVE", func(r nodeRecord) string { return humanSizeOr(r.Exclusive, "-") }},
 		{"STATE", func(r nodeRecord) string { return r.State }},
 		{"MOUNTPOINT", func(r nodeRecord) string { return orDash(r.Mountpoint) }},
 		{"CREATED", func(r nodeRecord) string { return a.age(r.Created) }},
 	}
 }
 
-var sortKeys = []string{"name", "size", "used", "created"}
+var sortKeys = []string{"name", "size", "used", "exclusive", "created"}
+
+// measuredKeys are the sort keys that List does not know.
+var measuredKeys = map[string]bool{"used": true, "exclusive": true}
+
+// measure finds out what nodes take. That it cannot be found out is no reason not to show the rest.
+func (a *app) measure(ctx context.Context, s *layer.Store, infos []layer.Info) error {
+	err := s.Measure(ctx, infos)
+	if err != nil && ctx.Err() == nil {
+		a.note("what is used is not known, or not of all: %s", err)
+		return nil
+	}
+	return err
+}
 
 // listNodes returns the records of the nodes that pass the filter, sorted.
 func listNodes(infos []layer.Info, f nodeFilter, key string) []nodeRecord {
@@ -118,6 +139,8 @@ func listNodes(infos []layer.Info, f nodeFilter, key string) []nodeRecord {
 			c = cmp.Compare(y.Size, x.Size)
 		case "used":
 			c = cmp.Compare(orMinus(y.Used), orMinus(x.Used))
+		case "exclusive":
+			c = cmp.Compare(orMinus(y.Exclusive), orMinus(x.Exclusive))
 		case "created":
 			c = y.Created.Compare(x.Created)
 		}
