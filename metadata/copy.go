@@ -67,13 +67,15 @@ func (tx *Tx) WriteCopy(w io.Writer, taken time.Time) error {
 		return err
 	}
 	records := 0
+	var line []byte
 	for _, kind := range []struct {
 		bucket []byte
-		field  string
-	}{{bucketNodes, "node"}, {bucketTombs, "tombstone"}, {bucketDocs, "document"}} {
+		head   string
+	}{{bucketNodes, `{"node":`}, {bucketTombs, `{"tombstone":`}, {bucketDocs, `{"document":`}} {
 		err := tx.b.Bucket(kind.bucket).ForEach(func(_, record []byte) error {
 			records++
-			_, err := fmt.Fprintf(out, "{%q:%s}\n", kind.field, record)
+			line = append(append(append(line[:0], kind.head...), record...), "}\n"...)
+			_, err := out.Write(line)
 			return err
 		})
 		if err != nil {

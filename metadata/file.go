@@ -90,7 +90,7 @@ func (f *file) abandon() {
 }
 
 // damagedHint says what helps against a file that bbolt cannot make sense of.
-const damagedHint = "put back a copy of the record store; the pool's data is untouched"
+const damagedHint = "dmlayer pool import of the pool's folder brings the newest copy of the records back; the data is untouched"
 
 // ready makes sure that the file is open, locked, the one at the path, and that bbolt's memory is of its
 // present version.

@@ -297,10 +297,14 @@ func (p *Pool) load(ctx context.Context) error {
 }
 
 func (p *Pool) notFound(err error) error {
-	if errors.Is(err, errs.ErrNotFound) {
-		return errs.WithHint(fmt.Errorf("pool %q: %w", p.files.name, errs.ErrNotFound), "dmlayer pool create "+p.files.name+" makes it")
+	if !errors.Is(err, errs.ErrNotFound) {
+		return err
 	}
-	return err
+	hint := "dmlayer pool create " + p.files.name + " makes it"
+	if _, err := os.Stat(p.files.metadata()); err == nil {
+		hint = "its record store is lost: dmlayer pool import " + p.files.dir() + " brings it back"
+	}
+	return errs.WithHint(fmt.Errorf("pool %q: %w", p.files.name, errs.ErrNotFound), hint)
 }
 
 func (s *Session) readRecord(ctx context.Context) error {
@@ -420,7 +424,7 @@ func (p *Pool) clearUnrecorded() error {
 	}
 	if len(entries) > 0 {
 		err := fmt.Errorf("%s holds %s and no record store: %w", p.files.dir(), entries[0].Name(), errs.ErrExists)
-		return errs.WithHint(err, "put the record store back, or move the folder out of the way")
+		return errs.WithHint(err, "dmlayer pool import "+p.files.dir()+" takes a pool over whose record store is lost; else move the folder out of the way")
 	}
 	return nil
 }
