@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv(childEnv) != "" {
 		os.Exit(child())
 	}
-	testenv.Main(m)
+	pooltest.Main(m, childOperations)
 }
 
 func must[T any](t testing.TB) func(v T, err error) T {

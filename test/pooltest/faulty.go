@@ -27,6 +27,7 @@ type FaultyDisk struct {
 	t    testing.TB
 	uuid devmapper.UUID
 	dev  devmapper.DevNum
+	loop *fsutil.Loop
 	size devmapper.Sectors
 	dm   *devmapper.Client
 }
@@ -74,7 +75,7 @@ func (d *FaultyDisk) activate(file string) error {
 	if err != nil {
 		return err
 	}
-	defer loop.Close()
+	d.loop = loop // a disk of which everything fails does not hold it
 	d.dev = devmapper.DevNum(loop.DevNum)
 	if _, err := d.dm.Create(devmapper.Name(d.uuid), d.uuid); err != nil {
 		return err
@@ -111,7 +112,10 @@ func (d *FaultyDisk) mount(ctx context.Context) error {
 func (d *FaultyDisk) remove() error {
 	_, err := d.dm.Remove(devmapper.ByUUID(d.uuid), devmapper.RemoveOptions{})
 	if errors.Is(err, devmapper.ErrNotFound) {
-		return nil
+		err = nil
+	}
+	if d.loop != nil {
+		err = errors.Join(err, d.loop.Close())
 	}
 	return err
 }
@@ -192,28 +196,10 @@ func (d *FaultyDisk) Remount() error {
 	if err != nil {
 		return err
 	}
-	if err := forgetErrors(path); err != nil {
-		return err
-	}
 	if r, err := fsutil.Fsck(ctx, path, fsutil.Ext4, fsutil.FsckOptions{Repair: true}); err != nil {
 		return fmt.Errorf("%w\n%s", err, r.Output)
 	}
 	return d.mount(ctx)
-}
-
-// forgetErrors lets the kernel tell of the writes that failed, which it does once, to whoever asks next, and
-// forget what it has in memory of the device.
-func forgetErrors(path string) error {
-	f, err := fsutil.OpenDevice(path, true)
-	if err != nil {
-		return err
-	}
-	_ = f.Sync()
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, f.Fd(), unix.BLKFLSBUF, 0)
-	if errno != 0 {
-		return errors.Join(&os.PathError{Op: "BLKFLSBUF", Path: path, Err: errno}, f.Close())
-	}
-	return f.Close()
 }
 
 // part is a part of the disk.

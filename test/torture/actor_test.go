@@ -10,8 +10,18 @@ import (
 	"github.com/dmlayer/dmlayer/layer"
 )
 
-// baseSize is the base size of the pools.
-const baseSize = 64 << 20
+// The base sizes of the pools.
+const (
+	baseSize    = 64 << 20
+	baseSizeXFS = 320 << 20 // mkfs.xfs makes nothing below 300 MiB
+)
+
+func baseOf(fs string) int64 {
+	if fs == "xfs" {
+		return baseSizeXFS
+	}
+	return baseSize
+}
 
 // operation is something that an actor does, with what must come of it.
 type operation struct {
@@ -58,8 +68,8 @@ type actor struct {
 	solo  bool   // nobody else is there: prune takes only what this one knows of
 }
 
-func newActor(n int, seed uint64, dir string) *actor {
-	return &actor{cast: newCast(n), state: emptyState(), rnd: rand.New(rand.NewPCG(seed, uint64(n))), dir: dir}
+func newActor(n int, base int64, seed uint64, dir string) *actor {
+	return &actor{cast: newCast(n, base), state: emptyState(), rnd: rand.New(rand.NewPCG(seed, uint64(n))), dir: dir}
 }
 
 // next chooses an operation.
@@ -158,7 +168,7 @@ func (a *actor) aParent() (string, node) {
 			return name, a.state.Nodes[name]
 		}
 	}
-	return "", node{Size: baseSize}
+	return "", node{Size: a.base}
 }
 
 // number returns a new content.

@@ -31,16 +31,17 @@ type archive struct {
 // cast is what is known of an actor besides its state.
 type cast struct {
 	id       string // what the names of its nodes and images begin with
+	base     int64  // base size of the pool
 	archives []archive
 }
 
-func newCast(n int) *cast {
+func newCast(n int, base int64) *cast {
 	id := fmt.Sprintf("p%d", n)
-	a := &cast{id: id}
+	a := &cast{id: id, base: base}
 	a.archives = []archive{
-		newArchive(id, "app:1", false, id+"a", id+"b", id+"c"),
-		newArchive(id, "app:2", false, id+"a", id+"b", id+"d"),
-		newArchive(id, "both:1", true, "everybody's first", "everybody's second"),
+		newArchive(id, "app:1", base, false, id+"a", id+"b", id+"c"),
+		newArchive(id, "app:2", base, false, id+"a", id+"b", id+"d"),
+		newArchive(id, "both:1", base, true, "everybody's first", "everybody's second"),
 	}
 	return a
 }
@@ -84,7 +85,7 @@ func numberFor(what string) uint64 {
 }
 
 // newArchive makes what docker save writes of an image of layers with a file each.
-func newArchive(id, ref string, shared bool, layers ...string) archive {
+func newArchive(id, ref string, base int64, shared bool, layers ...string) archive {
 	a := archive{ref: id + ref, shared: shared, nodes: map[string]node{}}
 	config := ocispec.Image{Platform: ocispec.Platform{OS: "linux", Architecture: "amd64"}, Author: id}
 	config.RootFS.Type = "layers"
@@ -97,7 +98,7 @@ func newArchive(id, ref string, shared bool, layers ...string) archive {
 		files[d.Encoded()+"/layer.tar"] = b
 		paths = append(paths, d.Encoded()+"/layer.tar")
 	}
-	n := node{Kind: "layer", Size: baseSize}
+	n := node{Kind: "layer", Size: base}
 	for i, chain := range identity.ChainIDs(append([]digest.Digest(nil), config.RootFS.DiffIDs...)) {
 		n = n.withFile("f-"+strings.ReplaceAll(layers[i], " ", "-"), numberFor(layers[i]))
 		name := image.LayerName(chain)

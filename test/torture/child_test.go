@@ -24,6 +24,7 @@ import (
 // to do and what it has done, so that both are known when it is killed.
 type orders struct {
 	Actor      int
+	Base       int64 // size
 	Seed       uint64
 	Operations int
 	Dir        string        // of its state, its ledger and its archives
@@ -64,7 +65,7 @@ func (o orders) act(ctx context.Context, dirs pool.Dirs, name string) error {
 	if err := killSelfAfter(o.Kill); err != nil {
 		return err
 	}
-	a := newActor(o.Actor, o.Seed, o.Dir)
+	a := newActor(o.Actor, o.Base, o.Seed, o.Dir)
 	if err := readJSON(o.stateFile(), &a.state); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}

@@ -25,11 +25,11 @@ type crowd struct {
 }
 
 func newCrowd(t *testing.T, seed uint64, fs string, actors, operations int) *crowd {
-	base := int64(baseSize)
+	base := baseOf(fs)
 	c := &crowd{t: t, seed: seed, e: pooltest.New(t, pool.Spec{FS: fs, BaseSize: base, DataSize: 2 << 30})}
 	dir := t.TempDir()
 	for n := range actors {
-		c.orders = append(c.orders, orders{Actor: n, Operations: operations, Dir: dir})
+		c.orders = append(c.orders, orders{Actor: n, Base: base, Operations: operations, Dir: dir})
 	}
 	return c
 }
@@ -71,7 +71,7 @@ func (c *crowd) judge(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, s.Close()) }()
 	var casts []*cast
 	for _, o := range c.orders {
-		casts = append(casts, newCast(o.Actor))
+		casts = append(casts, newCast(o.Actor, o.Base))
 	}
 	have, err := look(ctx, s, casts)
 	if err != nil {

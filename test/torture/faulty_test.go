@@ -36,7 +36,7 @@ func newFaultyPool(t *testing.T, seed uint64) *faultyPool {
 	must(t, pool.Create(pooltest.Context(t), dirs, pool.Spec{Name: pooltest.PoolName, DataSize: 384 << 20, BaseSize: baseSize}))
 	archives := t.TempDir()
 	for n := range 4 {
-		p.actors = append(p.actors, newActor(n, seed, archives))
+		p.actors = append(p.actors, newActor(n, baseSize, seed, archives))
 		p.under = append(p.under, nil)
 	}
 	return p

@@ -58,7 +58,7 @@ func (a *actor) layerParent() (string, node) {
 	if n.Kind == layer.KindLayer && n.Raw == 0 {
 		return name, n
 	}
-	return "", node{Size: baseSize}
+	return "", node{Size: a.base}
 }
 
 func (a *actor) fill() (operation, bool) {
@@ -204,7 +204,7 @@ func (a *actor) reset() (operation, bool) {
 		from, there = shared, true
 	}
 	if origin == "" {
-		from, there = node{Size: baseSize}, true
+		from, there = node{Size: a.base}, true
 	}
 	switch {
 	case !ok:
@@ -227,9 +227,9 @@ func (a *actor) resize() (operation, bool) {
 	n, ok := a.state.Nodes[name]
 	size := n.Size + int64(a.rnd.IntN(3)-1)*(16<<20)
 	if !ok {
-		size = baseSize
+		size = a.base
 	}
-	if size > 3*baseSize || size < 32<<20 {
+	if size > 3*a.base || size < 32<<20 {
 		return operation{}, false
 	}
 	text := fmt.Sprintf("resize %s to %d", name, size)

@@ -47,7 +47,7 @@ func recordWork(t *testing.T, seed uint64, actors, operations int) *recording {
 	t.Cleanup(func() { _ = pool.Stop(pooltest.Context(t), dirs, pooltest.PoolName) }) // of a test that failed
 	archives := t.TempDir()
 	for n := range actors {
-		a := newActor(n, seed, archives)
+		a := newActor(n, baseSize, seed, archives)
 		a.solo = actors == 1
 		r.records = append(r.records, &record{actor: a})
 	}
