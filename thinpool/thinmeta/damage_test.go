@@ -177,6 +177,46 @@ func oracleOf(p *metagen.Pool, pairs ...[2]uint64) oracle {
 	return o
 }
 
+// TestLostDevices damages parts of the two trees that know the devices.
+func TestLostDevices(t *testing.T) {
+	p := metagen.New(metagen.Options{})
+	for id := range uint64(700) {
+		p.Thin(id * 3)
+		p.Write(id*3, 0, 1)
+	}
+	for _, tree := range []string{"devices", "details"} {
+		im := p.Image()
+		leaves := im.Find(func(i metagen.Info) bool { return i.Tree == tree && i.Level == 0 })
+		clear(im.Block(leaves[1])) // not the first one
+		m := openImage(t, im, thinmeta.Options{})
+		var ids []uint64
+		var lost []*thinmeta.Damage
+		withError := map[uint64]error{}
+		for d, err := range m.Devices(t.Context()) {
+			var damage *thinmeta.Damage
+			switch {
+			case err == nil || d.ID != 0:
+				ids = append(ids, d.ID)
+				withError[d.ID] = err
+			case errors.As(err, &damage):
+				lost = append(lost, damage)
+			}
+		}
+		if !slices.Equal(ids, p.IDs()) || len(lost) != 1 {
+			t.Fatalf("%s: devices %v, lost %v", tree, ids, lost)
+		}
+		for id, err := range withError {
+			hidden := lost[0].First <= id && id <= lost[0].Last
+			if (err != nil) != (hidden && tree == "devices") || errors.Is(err, thinmeta.ErrMismatch) {
+				t.Errorf("%s: device %d: %v, hidden %v", tree, id, err, hidden)
+			}
+		}
+		if r := check(t, im); len(r.Damage) != 1 || len(r.Leaks) > 0 {
+			t.Errorf("%s: damage %v, leaks %v", tree, r.Damage, r.Leaks)
+		}
+	}
+}
+
 // hidden collects the keys that errors name.
 type hidden []*thinmeta.Damage
 

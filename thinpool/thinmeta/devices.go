@@ -35,7 +35,7 @@ func (d Device) MayShare(m Mapping) bool { return m.Time < d.SnapshotTime }
 // An error is a [*Damage], after which it goes on, or the context's, which is
 // the last. Together with a device that has an id, it says that one half of it
 // is missing: a device without details can still be read, a device without
-// Root cannot.
+// Root cannot. Details that damage hides are zero.
 func (m *Metadata) Devices(ctx context.Context) iter.Seq2[Device, error] {
 	return func(yield func(Device, error) bool) {
 		l := deviceLister{
@@ -50,13 +50,8 @@ func (m *Metadata) Devices(ctx context.Context) iter.Seq2[Device, error] {
 // side is one of the two trees that know the devices.
 type side struct {
 	*cursor
-	// lost is the last key that was lost with damage, if any was.
-	lost  uint64
-	broke bool
+	hiding
 }
-
-// knows tells whether the side would have the key if it was there.
-func (s *side) knows(key uint64) bool { return !s.broke || key > s.lost }
 
 type deviceLister struct {
 	ctx            context.Context
@@ -102,7 +97,7 @@ func (l *deviceLister) entry(s *side) (item, bool, bool) {
 		if err == nil {
 			return it, ok, true
 		}
-		s.lost, s.broke = it.last, true
+		s.hide(it.keys())
 		if !l.yield(Device{}, err) || l.ctx.Err() != nil {
 			return item{}, false, false
 		}
@@ -110,14 +105,17 @@ func (l *deviceLister) entry(s *side) (item, bool, bool) {
 }
 
 // without is the error for a device that one side has and the other, s, not.
-// If that can be because of damage that was told already, it is nil for
-// missing details, as the device can be read all the same.
+// Details that are hidden by damage, which was told already, are no error: the
+// device can be read all the same.
 func (l *deviceLister) without(s *side, have item, what string) error {
-	if !s.knows(have.first) && what == "details" {
+	at := place{tree: mappingTree, device: have.first, last: maxKey}
+	switch {
+	case !s.hides(have.keys()):
+		return at.damage(have.leaf.block, fmt.Errorf("device has no %s: %w", what, ErrMismatch))
+	case s == &l.details:
 		return nil
 	}
-	at := place{tree: mappingTree, device: have.first, last: maxKey}
-	return at.damage(have.leaf.block, fmt.Errorf("device has no %s: %w", what, ErrMismatch))
+	return at.damage(have.leaf.block, fmt.Errorf("the way to its %s is damaged: %w", what, ErrDamaged))
 }
 
 func (l *deviceLister) device(root, details item) Device {

@@ -83,22 +83,9 @@ type diffSide struct {
 	height int // of the tree, as far as its first leaf tells
 	it     item
 	ok     bool
-	// lost are the keys that damage hid last, none if hidden is not set. The
-	// other side may still have to come to them.
-	hidden bool
-	lost   span
+	// The other side may still have to come to what damage hid here.
+	hiding
 }
-
-// hide adds keys that follow those that the side has lost last, or that the
-// other side comes to only when it has passed those.
-func (s *diffSide) hide(keys span) {
-	if s.hidden && s.lost.last+1 == keys.first {
-		keys.first = s.lost.first
-	}
-	s.hidden, s.lost = true, keys
-}
-
-func (s *diffSide) hides(keys span) bool { return s.hidden && s.lost.contains(keys) }
 
 func (s *diffSide) look() { s.it, s.ok = s.item() }
 

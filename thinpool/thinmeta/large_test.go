@@ -33,7 +33,7 @@ var large = sync.OnceValue(func() *metagen.Image {
 
 // many is a pool of 10,000 devices: images of 20 layers, and 9,600 containers of them that were written to a little.
 var many = sync.OnceValue(func() *metagen.Image {
-	p := metagen.New(metagen.Options{DataBlocks: 4_000_000, MetadataBlocks: 64 << 10})
+	p := metagen.New(metagen.Options{DataBlocks: 4_000_000, MetadataBlocks: 24 << 10})
 	for id := range uint64(400) {
 		if id%20 == 0 {
 			p.Thin(id)
@@ -127,10 +127,7 @@ func BenchmarkLarge(b *testing.B) {
 		name  string
 		image func() *metagen.Image
 	}{{"1000", large}, {"10000", many}} {
-		path := filepath.Join(b.TempDir(), pool.name)
-		if err := os.WriteFile(path, pool.image().Bytes, 0o600); err != nil {
-			b.Fatal(err)
-		}
+		path := thintools.Save(b, pool.image().Bytes)
 		b.Run(pool.name, func(b *testing.B) { benchmarkFile(b, path) })
 	}
 }

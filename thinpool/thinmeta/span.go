@@ -31,3 +31,21 @@ func (s spans) contains(key uint64) bool {
 	i, found := slices.BinarySearchFunc(s, key, func(s span, key uint64) int { return cmp.Compare(s.first, key) })
 	return found || i > 0 && s[i-1].last >= key
 }
+
+// hiding are the keys that damage hid last, in a tree that is gone through in
+// order together with another.
+type hiding struct {
+	hidden bool
+	lost   span
+}
+
+// hide adds keys. They follow those that were lost last, or else the other tree
+// has passed those.
+func (h *hiding) hide(keys span) {
+	if h.hidden && h.lost.last+1 == keys.first {
+		keys.first = h.lost.first
+	}
+	h.hidden, h.lost = true, keys
+}
+
+func (h *hiding) hides(keys span) bool { return h.hidden && h.lost.contains(keys) }
