@@ -66,7 +66,7 @@ func importPool(ctx context.Context, dirs Dirs, o ImportOptions) (report ImportR
 		return report, err
 	}
 	im := importer{
-		from: from, inPlace: from.dirs.Root == dirs.Root && from.place == "",
+		from: from, inPlace: from.dir() == files{dirs: dirs, name: from.name}.dir(),
 		backups: []string{files{dirs: dirs}.backups(), from.backups()},
 	}
 	name, err := im.nameFor(ctx, o)
@@ -92,10 +92,7 @@ func importPool(ctx context.Context, dirs Dirs, o ImportOptions) (report ImportR
 
 // filesOf returns the places of a pool in any folder: as those of a pool of that name under the root that it would have.
 func filesOf(dirs Dirs, dir string) (files, error) {
-	dir, err := filepath.Abs(dir)
-	if err == nil {
-		dir, err = filepath.EvalSymlinks(dir)
-	}
+	dir, err := folderAt(dirs, dir)
 	if errors.Is(err, os.ErrNotExist) {
 		err = fmt.Errorf("%w: %w", err, errs.ErrNotFound)
 	}
@@ -103,13 +100,30 @@ func filesOf(dirs Dirs, dir string) (files, error) {
 		return files{}, err
 	}
 	f := files{dirs: Dirs{Root: filepath.Dir(filepath.Dir(dir)), Run: dirs.Run}, name: filepath.Base(dir)}
-	if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+	st, err := os.Stat(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return f, fmt.Errorf("%w: %w", err, errs.ErrNotFound)
+	}
+	if err != nil || !st.IsDir() {
 		return f, errs.WithHint(fmt.Errorf("%s is no folder: %w", dir, errs.ErrUnsupported), "a pool on two files is imported by the folder that holds them")
 	}
 	if f.dir() != dir {
 		f.place = dir
 	}
 	return f, nil
+}
+
+// folderAt returns the path of a folder without links. A link in the place of a pool is the pool's folder itself.
+func folderAt(dirs Dirs, dir string) (string, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return dir, err
+	}
+	parent, err := filepath.EvalSymlinks(filepath.Dir(dir))
+	if err == nil && parent == (files{dirs: dirs}).poolsDir() {
+		return filepath.Join(parent, filepath.Base(dir)), nil
+	}
+	return filepath.EvalSymlinks(dir)
 }
 
 // nameFor returns the name that the pool is going to have.

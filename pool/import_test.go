@@ -253,60 +253,6 @@ func TestImportRunningPool(t *testing.T) {
 	wantPool(t, e)
 }
 
-// The pool is carried to another root, as to another machine.
-func TestImportElsewhere(t *testing.T) {
-	a := newPool(t)
-	ctx := pooltest.Context(t)
-	fillPool(t, a)
-	must(t, pool.Stop(ctx, a.Dirs, a.Name))
-	for what, lost := range map[string]func(dir string){
-		"with its records":    func(string) {},
-		"without its records": func(dir string) { must(t, os.Remove(filepath.Join(dir, "records.db"))) },
-		"and its side files": func(dir string) {
-			must(t, os.Remove(filepath.Join(dir, "records.db")))
-			must(t, os.RemoveAll(filepath.Join(dir, "blobs")))
-		},
-	} {
-		t.Run(what, func(t *testing.T) {
-			b := &pooltest.Env{Dirs: pooltest.Dirs(t), Name: "carried"}
-			dir := filepath.Join(filepath.Dir(b.Dirs.Root), "a disk")
-			copyFolder(t, folder(a), dir)
-			lost(dir)
-			r := imported(t, b.Dirs, pool.ImportOptions{Dir: dir, Name: b.Name})
-			if r.Name != b.Name || r.SideFiles != (what != "and its side files") {
-				t.Errorf("imported with %+v", r)
-			}
-			if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-				t.Errorf("the folder is still there: %v", err)
-			}
-			wantPool(t, b)
-			must(t, b.Check(ctx))
-			must(t, pool.Destroy(ctx, b.Dirs, b.Name))
-			if left, _ := filepath.Glob(filepath.Join(b.Dirs.Root, "*", "*")); len(left) > 0 {
-				t.Errorf("left by destroy: %v", left)
-			}
-		})
-	}
-	must(t, pool.Start(ctx, a.Dirs, a.Name))
-}
-
-func copyFolder(t testing.TB, from, to string) {
-	t.Helper()
-	must(t, filepath.WalkDir(from, func(path string, d os.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(to, rel), 0o700)
-		}
-		return pooltest.CopySparse(path, filepath.Join(to, rel))
-	}))
-}
-
 // The copy is older than the pool. What came after it is kept and named, what went after it is named; nothing is
 // deleted, neither by the import nor later.
 func TestImportOlderCopy(t *testing.T) {
