@@ -14,7 +14,7 @@ import (
 const (
 	maxOpenDirs  = 64   // of a cursor; a deeper one climbs by ".."
 	maxLinkHops  = 40   // symbolic links on one path, as in the kernel
-	maxLinkNames = 1024 // remembered, so that an archive cannot fill the memory with them
+	maxLinkNames = 1024 // remembered of either kind, so that an archive cannot fill the memory with them
 )
 
 // A cursor stands in a directory of a tree and goes from there to the next one. Archives name one entry
@@ -27,6 +27,7 @@ type cursor struct {
 	ours  *claims           // of who moves the cursor; may be nil
 	dirs  []openDir         // from the root down
 	links map[string]string // what was asked for -> where it is, for paths through symbolic links
+	used  map[string]bool   // symbolic links that have led somewhere; nil when they are too many
 }
 
 // openDir is a directory that a cursor stands in or below.
@@ -57,7 +58,7 @@ func newCursor(tree *root, ours *claims) (*cursor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &cursor{ours: ours, dirs: []openDir{{fd: fd}}, links: map[string]string{}}, nil
+	return &cursor{ours: ours, dirs: []openDir{{fd: fd}}, links: map[string]string{}, used: map[string]bool{}}, nil
 }
 
 func openDirAt(at int, name string) (int, error) { return openHere(at, name, unix.O_PATH) }
@@ -131,6 +132,19 @@ func (c *cursor) remember(name string) {
 	c.links[name] = c.dir().rel()
 }
 
+// use notes that a symbolic link led somewhere.
+func (c *cursor) use(rel string) {
+	if len(c.used) >= maxLinkNames {
+		c.used = nil
+	}
+	if c.used != nil {
+		c.used[rel] = true
+	}
+}
+
+// mayHaveUsed reports whether a symbolic link may have led somewhere.
+func (c *cursor) mayHaveUsed(rel string) bool { return c.used == nil || c.used[rel] }
+
 // moved forgets what was found through symbolic links: one of them, or what one leads to, is gone.
 func (c *cursor) moved() { clear(c.links) }
 
@@ -159,6 +173,7 @@ func (c *cursor) step(base string, missing func(string, bool) error) (target str
 	case errors.Is(err, unix.ENOTDIR), errors.Is(err, unix.ELOOP):
 		target, err = readlinkAt(c.dir().fd, base)
 		if err == nil {
+			c.use(c.dir().path + "/" + base)
 			if strings.HasPrefix(target, "/") {
 				err = c.leaveTo(0)
 			}

@@ -20,8 +20,8 @@ func normalize(hdr *tar.Header) (sparse bool, err error) {
 		if name, ok := strings.CutPrefix(key, paxXattr); ok && !layerXattr(name) {
 			delete(hdr.PAXRecords, key)
 		}
-		sparse = sparse || strings.HasPrefix(key, paxSparse)
 	}
+	sparse = isSparse(hdr)
 	switch hdr.Typeflag {
 	case tar.TypeGNUSparse:
 		hdr.Typeflag, sparse = tar.TypeReg, true
@@ -32,6 +32,17 @@ func normalize(hdr *tar.Header) (sparse bool, err error) {
 		return false, invalid("entries of type %q have no place in a layer", hdr.Typeflag)
 	}
 	return sparse && hdr.Typeflag == tar.TypeReg, nil
+}
+
+// isSparse tells whether the PAX records are those of a sparse file, as the archive library tells it.
+func isSparse(hdr *tar.Header) bool {
+	switch r := hdr.PAXRecords; r[paxSparseMajor] + "." + r[paxSparseMinor] {
+	case "0.0", "0.1", "1.0":
+		return true
+	case ".":
+		return r[paxSparseMap] != ""
+	}
+	return false
 }
 
 // belongsToAUFS reports whether a name is one of AUFS's own files, which old versions of docker left

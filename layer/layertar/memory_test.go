@@ -166,7 +166,7 @@ var peakLine = regexp.MustCompile(`(?m)^VmHWM:\s+(\d+) kB$`)
 
 func TestHostileMemory(t *testing.T) {
 	testenv.Need(t, testenv.Root)
-	n := 100_000
+	n := 20_000
 	if count, err := strconv.Atoi(os.Getenv(countEnv)); err == nil {
 		n = count
 	}

@@ -102,6 +102,8 @@ func TestApplyRewritten(t *testing.T) {
 		{"by way of a link", []entry{file("d/x", "1"), file("l/x", "2")}, true},
 		{"a hard link in its place", []entry{file("a", "1"), file("b", "2"), hardlink("a", "b")}, true},
 		{"a directory with content", []entry{file("n/x", "1"), file("n", "")}, true},
+		{"a link that was used", []entry{file("l/y", "1"), symlink("l", "a")}, true},
+		{"a link that was used, and hidden", []entry{file("l/y", "1"), file(".wh.l", "")}, true},
 		{"only the lower layer's", []entry{file("a", "1"), file("d", "2"), symlink("l", "a")}, false},
 		{"the lower layer's, hidden before", []entry{file(".wh.a", ""), file("a", "1")}, false},
 		{"a link to itself", []entry{file("a", "1"), hardlink("a", "a")}, false},
@@ -235,6 +237,11 @@ func seeds(t testing.TB) [][]byte {
 	all := [][]byte{archive(t, small[:len(small)-1]...), archive(t, lower()...), nil} // large seeds are slow
 	for _, a := range hostile() {
 		all = append(all, archive(t, a.entries("/outside")...))
+	}
+	for _, a := range append(lies(t), breaches(t)...) {
+		if len(a.data) < 16<<10 {
+			all = append(all, a.data)
+		}
 	}
 	var gnu bytes.Buffer
 	w := tar.NewWriter(&gnu)

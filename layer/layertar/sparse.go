@@ -19,8 +19,8 @@ import (
 
 // Keys of PAX records about sparse files. The library joins those of version 0.0 into one of 0.1.
 const (
-	paxSparse      = "GNU.sparse."
 	paxSparseMajor = "GNU.sparse.major"
+	paxSparseMinor = "GNU.sparse.minor"
 	paxSparseMap   = "GNU.sparse.map"
 	paxSize        = "size"
 )
@@ -92,6 +92,8 @@ func (s *source) fragments(hdr *tar.Header) ([]fragment, error) {
 	}
 	var numbers []int64
 	switch {
+	case header[156] == tar.TypeGNUSparse:
+		numbers = oldGNU(header[386:483], rest)
 	case hdr.PAXRecords[paxSparseMajor] == "1":
 		numbers = linesOf(rest)
 		size -= int64(len(rest))
@@ -99,8 +101,6 @@ func (s *source) fragments(hdr *tar.Header) ([]fragment, error) {
 		for text := range strings.SplitSeq(hdr.PAXRecords[paxSparseMap], ",") {
 			numbers = append(numbers, decimal(text))
 		}
-	case header[156] == tar.TypeGNUSparse:
-		numbers = oldGNU(header[386:483], rest)
 	}
 	return checked(numbers, hdr.Size, size)
 }
