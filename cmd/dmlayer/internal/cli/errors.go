@@ -145,9 +145,10 @@ func (a *app) printJSONError(name string, all multiError, cause error) {
 	_ = enc.Encode(map[string]body{"error": b})
 }
 
-// message is err on one line, with why the context ended where that is what ended the command.
+// message is err on one line, with why the context ended where that is what ended the command. Names in it
+// may come from anywhere.
 func message(err, cause error) string {
-	text := strings.TrimSpace(strings.ReplaceAll(err.Error(), "\n", "; "))
+	text := printable(strings.TrimSpace(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	switch {
 	case cause == nil || errors.Is(err, cause):
 		return text

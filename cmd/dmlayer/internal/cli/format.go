@@ -161,7 +161,7 @@ func marshal(v any) ([]byte, error) {
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	err := enc.Encode(v)
-	return []byte(b.String()), err
+	return []byte(escapeControls(b.String())), err
 }
 
 func marshalIndent(v any) ([]byte, error) {
@@ -170,8 +170,27 @@ func marshalIndent(v any) ([]byte, error) {
 	enc.SetEscapeHTML(false)
 	enc.SetIndent("", "  ")
 	err := enc.Encode(v)
-	return []byte(b.String()), err
+	return []byte(escapeControls(b.String())), err
 }
+
+// escapeControls escapes the control characters that JSON may have in strings as they are: a terminal
+// takes some of them for the beginning of a sequence.
+func escapeControls(text string) string {
+	if !strings.ContainsFunc(text, jsonControl) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if jsonControl(r) {
+			fmt.Fprintf(&b, `\u%04x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
+func jsonControl(r rune) bool { return r >= 0x7f && r < 0xa0 }
 
 // humanSize prints bytes in binary units, in which sizes are also read.
 func humanSize(n int64) string { return units.BytesSize(float64(n)) }
