@@ -104,6 +104,8 @@ func FuzzSparse(f *testing.F) {
 	f.Add(byte(2), int64(0), []byte("0\n"), []byte{})
 	f.Add(byte(2), int64(700), []byte("1\n0\n600\n"), bytes.Repeat([]byte{'x'}, 600))
 	f.Add(byte(3), int64(100), []byte("0 5 50 5"), ten)
+	f.Add(byte(0), int64(38), []byte("00\x0000000000012"), ten)
+	f.Add(byte(1), int64(-7), []byte{}, []byte("0"))
 	f.Add(byte(4), int64(100), []byte("0,5,50,5"), ten)
 	disk := fuzzDisk(f)
 	f.Fuzz(func(t *testing.T, form byte, size int64, sparse, content []byte) {

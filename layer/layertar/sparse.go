@@ -166,8 +166,12 @@ func oldGNU(header, rest []byte) []int64 {
 // size is -1.
 func number(field []byte) int64 {
 	if field[0]&0x80 == 0 {
-		n, err := strconv.ParseUint(string(bytes.Trim(field, " \x00")), 8, 63)
-		if err != nil && len(bytes.Trim(field, " \x00")) > 0 {
+		text, _, _ := bytes.Cut(bytes.Trim(field, " \x00"), []byte{0})
+		if len(text) == 0 {
+			return 0
+		}
+		n, err := strconv.ParseUint(string(text), 8, 63)
+		if err != nil {
 			return -1
 		}
 		return int64(n)
