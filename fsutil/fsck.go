@@ -25,6 +25,9 @@ type FsckResult struct {
 	Clean  bool // nothing is wrong (any more)
 	Fixed  bool // something was, and was repaired
 	Output string
+
+	// DirtyLog says that the log of an xfs holds what a mount would still write, and that was not looked at.
+	DirtyLog bool
 }
 
 // Fsck checks an unmounted file system with e2fsck or xfs_repair. Damage that stays is errs.ErrDamaged, beside
@@ -54,11 +57,26 @@ func Fsck(ctx context.Context, dev string, t Type, o FsckOptions) (FsckResult, e
 	}
 	out := strings.TrimSpace(string(res.Stdout) + "\n" + string(res.Stderr))
 	r, err := judge(res.ExitCode, o, out, err)
-	r.Output = out
+	r.Output, r.DirtyLog = out, t == XFS && strings.Contains(out, textDirtyLog)
 	if err != nil {
 		err = fmt.Errorf("check %s: %w", dev, err)
 	}
 	return r, err
+}
+
+// ReplayJournal brings the journal of an unmounted ext4 to its end without the kernel, and looks at nothing else. A
+// journal that cannot be replayed is errs.ErrDamaged.
+func ReplayJournal(ctx context.Context, dev string) error {
+	res, err := run.Do(ctx, run.Cmd{Program: "e2fsck", Args: []string{"-p", "-E", "journal_only", dev}})
+	var re *run.Error
+	if err != nil && (!errors.As(err, &re) || re.Err != nil) {
+		return fmt.Errorf("replay journal of %s: %w", dev, err)
+	}
+	out := strings.TrimSpace(string(res.Stdout) + "\n" + string(res.Stderr))
+	if _, err := judgeE2fsck(res.ExitCode, FsckOptions{}, out, err); err != nil {
+		return fmt.Errorf("replay journal of %s: %w", dev, err)
+	}
+	return nil
 }
 
 func e2fsckArgs(o FsckOptions, dev string) []string {
@@ -121,12 +139,15 @@ func judgeXFSRepair(code int, o FsckOptions, out string, err error) (FsckResult,
 		return FsckResult{Clean: true}, nil
 	case code == xfsFixed && o.Repair:
 		return FsckResult{Clean: true, Fixed: true}, nil
-	case code == 2, strings.Contains(out, "valuable metadata changes in a log"):
+	case code == 2, strings.Contains(out, textDirtyLog):
 		return FsckResult{}, errs.WithHint(&classed{err, errs.ErrDamaged}, "mount and unmount it once, which replays its log, then check again")
 	case textMounted.MatchString(out):
 		return FsckResult{}, &classed{err, errs.ErrBusy}
 	}
 	return FsckResult{}, &classed{err, errs.ErrDamaged}
 }
+
+// xfs_repair says it with -n, and goes on, and without, and ends.
+const textDirtyLog = "valuable metadata changes in a log"
 
 var textMounted = regexp.MustCompile(`contains a mounted|couldn't open device|resource busy`)

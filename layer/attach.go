@@ -146,25 +146,6 @@ func replaceLink(target, link string) error {
 	return nil
 }
 
-// setForeign records whether strangers may have written the node's file system.
-func (o *op) setForeign(ctx context.Context, n *metadata.Node, foreign bool) error {
-	n.Foreign = foreign
-	if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Foreign = foreign }); err != nil {
-		return err
-	}
-	return pointAttachForeign.Hit()
-}
-
-// trusted is ErrDamaged for a node whose file system strangers wrote: the kernel's file system code is
-// no place for hostile bytes.
-func trusted(n metadata.Node) error {
-	if !n.Foreign {
-		return nil
-	}
-	err := fmt.Errorf("%s %q was written by strangers and is not trusted: %w", n.Kind, n.Name, errs.ErrDamaged)
-	return errs.WithHint(err, "dmlayer mount --trust "+n.Name+" mounts it all the same, and takes the mark away")
-}
-
 // Detach takes a node's device back that Attach gave out. ErrBusy while somebody has it open; a node
 // that is not attached is ErrNotFound.
 func (s *Store) Detach(ctx context.Context, name string) error {

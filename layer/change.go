@@ -255,7 +255,7 @@ func (o *op) fsck(ctx context.Context, n metadata.Node, repair bool) (FsckResult
 		return FsckResult{}, err
 	}
 	if !readOnly {
-		err = replayOn(ctx, d, n) // a journal that was not replayed is no damage
+		err = o.replayForCheck(ctx, d, n)
 	}
 	var r fsutil.FsckResult
 	if err == nil {
@@ -263,6 +263,14 @@ func (o *op) fsck(ctx context.Context, n metadata.Node, repair bool) (FsckResult
 	}
 	err = errors.Join(err, d.Close(), o.remove(n.ID))
 	return FsckResult{Clean: r.Clean, Fixed: r.Fixed, Output: r.Output}, err
+}
+
+// replayForCheck replays a journal, because one that was not replayed is no damage.
+func (o *op) replayForCheck(ctx context.Context, d *device, n metadata.Node) error {
+	if n.Foreign {
+		return replayForeign(ctx, d, n)
+	}
+	return replayOn(ctx, d, n)
 }
 
 // Trim gives the blocks that a mounted node's file system does not use back to the pool, and returns

@@ -48,6 +48,11 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 	if err := o.view(ctx, func(tx *metadata.Tx) error { return nameFree(tx, name) }); err != nil {
 		return Node{}, err
 	}
+	if !co.Trust {
+		if err := trusted(src, "commit"); err != nil {
+			return Node{}, err
+		}
+	}
 	if co.Move {
 		if err := o.unclaimed(src); err != nil {
 			return Node{}, err
@@ -74,14 +79,14 @@ func (o *op) unclaimed(n metadata.Node) error {
 func (o *op) commitCopy(ctx context.Context, src metadata.Node, name string, co CommitOptions) (Node, error) {
 	n := metadata.Node{
 		Name: name, Kind: metadata.KindLayer, Parent: src.Parent, Size: src.Size, FS: src.FS,
-		Created: time.Now().UTC(), Labels: co.Labels, Attrs: co.Attrs, Foreign: src.Foreign,
+		Created: time.Now().UTC(), Labels: co.Labels, Attrs: co.Attrs,
 	}
 	var err error
 	if n.ID, err = o.snapshotOf(ctx, src); err != nil {
 		return Node{}, err
 	}
 	parent := ""
-	if err = o.replay(ctx, n); err == nil {
+	if err = o.replay(ctx, n, src); err == nil {
 		err = o.update(ctx, func(tx *metadata.Tx) (err error) {
 			if err := stillSame(tx, src); err != nil {
 				return err
@@ -138,14 +143,13 @@ func become(tx *metadata.Tx, src, n metadata.Node) (metadata.Node, error) {
 }
 
 // replay brings a copy's journal to its end, because a layer is only ever mounted read-only: a
-// journal of the snapshot's freeze (xfs), or of a crash. What strangers wrote is left alone.
-func (o *op) replay(ctx context.Context, n metadata.Node) error {
+// journal of the snapshot's freeze (xfs), or of a crash. What strangers wrote is checked before.
+func (o *op) replay(ctx context.Context, n, src metadata.Node) error {
 	d, err := o.openDevice(ctx, n, false)
 	if err != nil {
 		return err
 	}
-	err = replayOn(ctx, d, n)
-	if err == nil {
+	if err = settleFS(ctx, d, n, src); err == nil {
 		err = fsutil.Flush(d.File)
 	}
 	if err = errors.Join(err, d.Close(), o.putAway(n.ID)); err != nil {
@@ -154,10 +158,17 @@ func (o *op) replay(ctx context.Context, n metadata.Node) error {
 	return pointCommitReplayed.Hit()
 }
 
-func replayOn(ctx context.Context, d *device, n metadata.Node) error {
-	if n.Foreign {
-		return nil
+// settleFS leaves a file system that can be mounted read-only, of a node that is src or a copy of it.
+func settleFS(ctx context.Context, d *device, n, src metadata.Node) error {
+	if src.Foreign {
+		if err := vet(ctx, d, src); err != nil {
+			return err
+		}
 	}
+	return replayOn(ctx, d, n)
+}
+
+func replayOn(ctx context.Context, d *device, n metadata.Node) error {
 	needed, err := fsutil.NeedsRecovery(d.path, fsutil.Type(n.FS))
 	if err != nil || !needed {
 		return err
@@ -180,7 +191,7 @@ func (o *op) commitInPlace(ctx context.Context, src metadata.Node, name string, 
 		return false, Node{}, err
 	}
 	n := src
-	n.Name, n.Kind, n.Labels, n.Attrs = name, metadata.KindLayer, co.Labels, co.Attrs
+	n.Name, n.Kind, n.Labels, n.Attrs, n.Foreign = name, metadata.KindLayer, co.Labels, co.Attrs, false
 	parent := ""
 	err = o.update(ctx, func(tx *metadata.Tx) (err error) {
 		if err := stillSame(tx, src); err != nil {
@@ -230,7 +241,7 @@ func (o *op) flushExclusive(ctx context.Context, d *device, n metadata.Node) err
 	if err := errors.Join(fsutil.Flush(f), f.Close()); err != nil {
 		return err
 	}
-	if err := replayOn(ctx, d, n); err != nil {
+	if err := settleFS(ctx, d, n, n); err != nil {
 		return err
 	}
 	return fsutil.Flush(d.File)

@@ -56,7 +56,7 @@ func (c *chain) tryRun(ctx context.Context) (filled bool, err error) {
 		return false, fmt.Errorf("parent %q is a %s, not a layer: %w", parent.Name, parent.Kind, errs.ErrInvalid)
 	}
 	w := &work{op: o, chain: c, node: l.on(parent), parent: parent}
-	if err := trusted(w.node); err != nil {
+	if err := trusted(parent, "mount"); err != nil {
 		return false, err
 	}
 	if w.node.ID, err = o.snapshotOf(ctx, parent); err != nil {

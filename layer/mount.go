@@ -26,7 +26,8 @@ var (
 
 // Mount activates a node and mounts its file system on dir, or on its default directory where dir is
 // "". A layer is mounted read-only. A node that is mounted there already is no error; one that is in
-// use in a way that excludes this one is ErrBusy; a foreign one is ErrDamaged unless trusted.
+// use in a way that excludes this one is ErrBusy; a foreign one is ErrDamaged unless it is trusted and its
+// file system is found sound.
 func (s *Store) Mount(ctx context.Context, name, dir string, mo MountOptions) (Mounted, error) {
 	m, err := s.mount(ctx, name, dir, mo)
 	return m, opError("mount", name, err)
@@ -107,14 +108,6 @@ func realDir(dir string) (string, error) {
 		return "", fmt.Errorf("%s is not a directory: %w", dir, errs.ErrInvalid)
 	}
 	return place, nil
-}
-
-// trust refuses a foreign node, or takes the mark away where somebody trusts it.
-func (o *op) trust(ctx context.Context, n *metadata.Node, trust bool) error {
-	if !n.Foreign || !trust {
-		return trusted(*n)
-	}
-	return o.setForeign(ctx, n, false)
 }
 
 // mayMount keeps a mount apart from somebody who writes to the raw device.

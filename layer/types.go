@@ -91,6 +91,7 @@ type LayerOptions struct {
 // CommitOptions says how Commit makes a layer.
 type CommitOptions struct {
 	Move   bool // the snapshot itself becomes the layer
+	Trust  bool // check a foreign file system; the layer is then not foreign, what it was made from stays so
 	Labels map[string]string
 	Attrs  map[string]string
 }
@@ -99,7 +100,7 @@ type CommitOptions struct {
 type MountOptions struct {
 	ReadOnly bool
 	Options  []string // beside the pool's, as in mount -o
-	Trust    bool     // mount a foreign file system, and take the mark away
+	Trust    bool     // check a foreign file system, and take the mark away; see Store.Trust
 }
 
 // Mounted tells what Mount did.

@@ -11,7 +11,7 @@ import (
 
 // View mounts nodes read-only for this process alone while fn runs. A layer is activated read-only and
 // shared with whoever views it; a node that is mounted for writing is seen as it is now. What strangers
-// wrote is ErrDamaged.
+// wrote is ErrDamaged; see Trust.
 func (s *Store) View(ctx context.Context, names []string, fn func(ctx context.Context, roots []string) error) (err error) {
 	var views []*view
 	defer func() {
@@ -46,7 +46,7 @@ func (s *Store) beginView(ctx context.Context, name string) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := trusted(n); err != nil {
+	if err := trusted(n, "diff"); err != nil {
 		return nil, err
 	}
 	m, err := o.mountView(ctx, n)

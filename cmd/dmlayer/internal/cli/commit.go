@@ -11,7 +11,7 @@ import (
 
 type commitOptions struct {
 	snapshot, layer string
-	move            bool
+	move, trust     bool
 	labels          []string
 }
 
@@ -43,7 +43,7 @@ func (a *app) newCommit() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				n, err := s.Commit(ctx, name, o.layer, layer.CommitOptions{Move: o.move, Labels: labels})
+				n, err := s.Commit(ctx, name, o.layer, layer.CommitOptions{Move: o.move, Trust: o.trust, Labels: labels})
 				if err != nil {
 					return err
 				}
@@ -52,6 +52,7 @@ func (a *app) newCommit() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&o.move, "move", false, "turn the snapshot itself into the layer")
+	cmd.Flags().BoolVar(&o.trust, "trust", false, "check a file system that strangers wrote, and trust the layer if it is sound")
 	cmd.Flags().StringArrayVar(&o.labels, "label", nil, "a label of the layer, `key=value`; repeatable")
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
 }

@@ -16,7 +16,7 @@ import (
 
 type diffOptions struct {
 	node, other string
-	tar         bool
+	tar, trust  bool
 }
 
 // changeRecord is one change as diff prints it.
@@ -50,6 +50,7 @@ printed in quotes, as in Go. With --tar an OCI layer tar is written to standard 
 			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error { return a.runDiff(ctx, s, o) })
 		},
 	}
+	cmd.Flags().BoolVar(&o.trust, "trust", false, "check file systems that strangers wrote, and trust them from now on if they are sound")
 	cmd.Flags().BoolVar(&o.tar, "tar", false, "write an OCI layer tar to standard output")
 	return records(exitCodes(cmd, 3, 5, 7, 8))
 }
@@ -97,6 +98,13 @@ func (a *app) runDiff(ctx context.Context, s *layer.Store, o diffOptions) error 
 	names := []string{upper}
 	if lower != "" {
 		names = append(names, lower)
+	}
+	if o.trust {
+		for _, name := range names {
+			if err := s.Trust(ctx, name); err != nil {
+				return err
+			}
+		}
 	}
 	return s.View(ctx, names, func(ctx context.Context, roots []string) error {
 		below := ""
