@@ -59,6 +59,15 @@ var floods = map[string]func(w *flood, n int){
 		}
 		w.entry("lower/.wh..wh..opq", tar.TypeReg)
 	},
+	"opaque markers": func(w *flood, n int) { // hours, if each looked at all files
+		for i := range n / 4 {
+			w.entry(fmt.Sprintf("lower/%d", i), tar.TypeSymlink)
+		}
+		for range n / 4 {
+			w.entry("lower/.wh..wh..opq", tar.TypeReg)
+			w.entry(".wh.lower", tar.TypeReg)
+		}
+	},
 	"the same again": func(w *flood, n int) {
 		for range n {
 			w.entry("d/f", tar.TypeSymlink)

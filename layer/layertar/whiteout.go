@@ -73,5 +73,16 @@ func (a *applier) hideAll() error {
 			}
 		}
 	}
-	return nil
+	return a.ownAll()
+}
+
+// ownAll notes that all that is left in the current directory is the layer's own, so that the next marker
+// need not look.
+func (a *applier) ownAll() error {
+	d := a.at.dir()
+	d.own = true
+	if d.path == "" {
+		return nil
+	}
+	return a.ours.add(d.path, true)
 }
