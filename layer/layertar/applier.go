@@ -253,11 +253,9 @@ func (a *applier) remove(base string) error {
 	if a.brought(base) {
 		a.rewrites(&st)
 	}
-	if st.Mode&unix.S_IFMT == unix.S_IFLNK && a.at.mayHaveUsed(at.path+"/"+base) {
-		a.stats.Rewritten = true
-	}
 	kind := st.Mode & unix.S_IFMT
 	if kind == unix.S_IFDIR || kind == unix.S_IFLNK {
+		a.stats.Rewritten = a.stats.Rewritten || a.at.mayHaveUsed(at.path+"/"+base)
 		a.at.moved()
 		a.from.moved()
 	}

@@ -25,9 +25,9 @@ type Stats struct {
 	Bytes     int64 // sum of the sizes of regular files, holes included
 	Whiteouts int   // whiteouts and opaque markers among the entries
 
-	// Rewritten tells that the layer replaced a file, or a directory, that it had brought itself, or perhaps a
-	// symbolic link that it had used. What was there first is nowhere in the tree, or not where its name leads,
-	// so a Recorder's record cannot bring the archive back.
+	// Rewritten tells that the layer replaced a file, or a directory, that it had brought itself, or removed a
+	// symbolic link that it had perhaps used, alone or with the directory around it. What was there first is
+	// nowhere in the tree, or not where its name leads, so a Recorder's record cannot bring the archive back.
 	Rewritten bool
 
 	// Warnings names what the file system could not hold and was left out, such as an extended

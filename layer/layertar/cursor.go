@@ -27,7 +27,7 @@ type cursor struct {
 	ours  *claims           // of who moves the cursor; may be nil
 	dirs  []openDir         // from the root down
 	links map[string]string // what was asked for -> where it is, for paths through symbolic links
-	used  map[string]bool   // symbolic links that have led somewhere; nil when they are too many
+	used  map[string]bool   // what paths through symbolic links have depended on; nil when that is too much
 }
 
 // openDir is a directory that a cursor stands in or below.
@@ -102,7 +102,8 @@ func (c *cursor) enter(name string, missing func(base string, occupied bool) err
 		switch base {
 		case "", ".":
 			continue
-		case "..":
+		case "..": // of a symbolic link: names are clean
+			c.use(c.dir().path)
 			err = c.leaveTo(max(len(c.dirs)-2, 0))
 		default:
 			var target string
@@ -132,17 +133,17 @@ func (c *cursor) remember(name string) {
 	c.links[name] = c.dir().rel()
 }
 
-// use notes that a symbolic link led somewhere.
+// use notes that a symbolic link led somewhere, or that the way there led through a directory and out again.
+// Either lies in directories that must stay too.
 func (c *cursor) use(rel string) {
-	if len(c.used) >= maxLinkNames {
-		c.used = nil
-	}
-	if c.used != nil {
-		c.used[rel] = true
+	for ; rel != "" && c.used != nil && !c.used[rel]; rel = rel[:strings.LastIndexByte(rel, '/')] {
+		if c.used[rel] = true; len(c.used) > maxLinkNames {
+			c.used = nil
+		}
 	}
 }
 
-// mayHaveUsed reports whether a symbolic link may have led somewhere.
+// mayHaveUsed reports whether a path through symbolic links may lead elsewhere, or nowhere, without rel.
 func (c *cursor) mayHaveUsed(rel string) bool { return c.used == nil || c.used[rel] }
 
 // moved forgets what was found through symbolic links: one of them, or what one leads to, is gone.
