@@ -26,6 +26,7 @@ var childOperations = pooltest.Operations{
 	"stop viewing": childViewing(unix.SIGSTOP),
 	"hammer":       childHammer,
 	"load":         childLoad,
+	"repair":       childRepair,
 }
 
 // childNode runs one of nodeOperations: Args are the file system, its name and the prefix.

@@ -97,7 +97,7 @@ func (o *op) activate(n metadata.Node, readOnly bool) (_ *devmapper.Info, fresh 
 			return nil, false, nil
 		case errors.Is(err, unix.ENODATA):
 			return nil, false, errs.WithHint(fmt.Errorf("node %q: thin device %d is not in the pool: %w", n.Name, n.ID, errs.ErrDamaged),
-				"the pool lost it; see dmlayer pool inspect")
+				"the pool lost it; see what dmlayer pool check says")
 		}
 		return nil, false, fmt.Errorf("activate %q: %w", n.Name, err)
 	}

@@ -21,7 +21,6 @@ const (
 	metaRoot     = 16
 	metaFreelist = 32
 	metaPages    = 40
-
 )
 
 // pageWalk reads the pages of a store as of its last transaction.

@@ -23,7 +23,7 @@ func kernelError(err error) error {
 	case errors.Is(err, thinpool.ErrOutOfSpace), errors.Is(err, unix.ENOSPC):
 		return wrap(errs.ErrNoSpace, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
 	case errors.Is(err, thinpool.ErrNotCommitted), errors.Is(err, thinpool.ErrTransactionID), errors.Is(err, thinpool.ErrReadOnly):
-		return wrap(errs.ErrDamaged, "dmlayer pool inspect tells what state the pool is in")
+		return wrap(errs.ErrDamaged, "dmlayer pool check says what is wrong, and with --repair has it repaired")
 	case errors.Is(err, devmapper.ErrPermission):
 		return errs.WithHint(err, "run it as root, in the initial user namespace")
 	case errors.Is(err, devmapper.ErrUnsupported):

@@ -95,7 +95,7 @@ func openBacking(path string) (*os.File, error) {
 
 func damagedMetadata(f files, err error) error {
 	return errs.WithHint(fmt.Errorf("metadata of the pool in %s: %w: %w", f.dir(), err, errs.ErrDamaged),
-		"thin_check and, if it finds damage, thin_repair on "+f.metadata()+". Nothing was changed")
+		"where its record store is whole, dmlayer pool check --repair; else thin_check and thin_repair on "+f.metadata()+". Nothing was changed")
 }
 
 // checkFiles tells whether the files are all that the metadata speaks of, and may be written to.

@@ -16,6 +16,7 @@ import (
 
 var (
 	pointFilesMetadata = fault.New("pool.create.metadata-file")
+	pointFilesSpare    = fault.New("pool.create.spare-file")
 	pointFilesData     = fault.New("pool.create.data-file")
 	pointFilesRemoved  = fault.New("pool.destroy.data-file")
 )
@@ -74,6 +75,12 @@ func (l loopback) create(ctx context.Context) error {
 		return err
 	}
 	if err := pointFilesMetadata.Hit(); err != nil {
+		return err
+	}
+	if err := l.makeSpare(ctx); err != nil {
+		return err
+	}
+	if err := pointFilesSpare.Hit(); err != nil {
 		return err
 	}
 	if err := fsutil.Allocate(ctx, l.files.data(), uint64(b.DataSize), fsutil.Sparse); err != nil {
@@ -199,7 +206,7 @@ func (l loopback) remove(ctx context.Context) error {
 	if err := pointFilesRemoved.Hit(); err != nil {
 		return err
 	}
-	if err := removeFiles(l.files.metadata()); err != nil {
+	if err := removeFiles(append(l.files.damagedCopies(), l.files.spare(), l.files.metadata())...); err != nil {
 		return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
 	}
 	return nil

@@ -328,7 +328,7 @@ func (s *Session) Writable() error {
 
 func (p *Pool) unwritable(st thinpool.PoolStatus) error {
 	err := fmt.Errorf("pool %q is %s: %w", p.files.name, stateOf(st), errs.ErrDamaged)
-	return errs.WithHint(err, "dmlayer pool inspect "+p.files.name+" tells what the kernel says; reading still works")
+	return errs.WithHint(err, "dmlayer pool check "+p.files.name+" says what is wrong, and with --repair has it repaired; what can be read stays readable")
 }
 
 // LockIDs takes the locks of nodes by their thin ids, in ascending order.

@@ -214,11 +214,11 @@ func (p *Pool) checkSuperblock(path string) error {
 	sb, err := thinmeta.ReadSuperblock(f)
 	if err != nil {
 		return errs.WithHint(fmt.Errorf("metadata of pool %q: %w: %w", p.files.name, err, errs.ErrDamaged),
-			"the metadata file was replaced or damaged; put a copy back. Nothing was changed")
+			"dmlayer pool check "+p.files.name+" says more, and with --repair has it repaired. Nothing was changed")
 	}
 	if sb.NeedsCheck {
 		return errs.WithHint(fmt.Errorf("metadata of pool %q needs a check: %w", p.files.name, errs.ErrDamaged),
-			"thin_check and, if it finds damage, thin_repair on "+p.files.metadata())
+			"dmlayer pool check --repair "+p.files.name+" checks it, and repairs what is damaged")
 	}
 	if got := int64(sb.DataBlockSize) * int64(devmapper.SectorSize); got != p.record.BlockSize {
 		return p.mispaired("blocks of %d bytes, the record says %d", got, p.record.BlockSize)

@@ -117,11 +117,10 @@ func (p *Pool) measure(ctx context.Context, st *Status, r metadata.Pool, k thinp
 	st.DataUsed, st.DataTotal = bytes(k.UsedData, r.BlockSize), bytes(k.TotalData, r.BlockSize)
 	st.MetadataUsed, st.MetadataTotal = bytes(k.UsedMetadata, thinpool.MetadataBlockSize), bytes(k.TotalMetadata, thinpool.MetadataBlockSize)
 	st.TransactionID = &k.TransactionID
-	taken, err := p.snapshotsTaken(r)
-	if err != nil {
-		return err
+	st.SnapshotsTaken = nil
+	if taken, err := p.snapshotsTaken(r); err == nil { // else the metadata cannot be read, and nothing is known
+		st.SnapshotsTaken = &taken
 	}
-	st.SnapshotsTaken = &taken
 	b, err := p.backing()
 	if err != nil {
 		return err

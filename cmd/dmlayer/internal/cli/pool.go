@@ -12,7 +12,7 @@ import (
 func (a *app) newPool() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "pool COMMAND",
-		Short: "Make, look at, start, stop and destroy pools",
+		Short: "Make, look at, start, stop, check and destroy pools",
 		Long: `A pool holds layers, snapshots and their data: one dm thin pool with its data and metadata, a
 record of what is in it, and its settings. Any command that needs the pool starts it.`,
 		Example: `  dmlayer pool create
@@ -22,7 +22,7 @@ record of what is in it, and its settings. Any command that needs the pool start
 		RunE:    missingSubcommand,
 	}
 	cmd.AddCommand(a.newPoolCreate(), a.newPoolLs(), a.newPoolInspect(), a.newPoolStatus(),
-		a.newPoolStart(), a.newPoolStop(), a.newPoolImport(), a.newPoolDestroy())
+		a.newPoolStart(), a.newPoolStop(), a.newPoolCheck(), a.newPoolImport(), a.newPoolDestroy())
 	return exitCodes(cmd)
 }
 

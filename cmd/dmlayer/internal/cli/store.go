@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -15,12 +16,32 @@ func (a *app) withStore(cmd *cobra.Command, fn func(ctx context.Context, s *laye
 		return err
 	}
 	ctx := cmd.Context()
-	s, err := layer.Open(ctx, layer.Config{Dirs: a.dirs(), Pool: a.flags.pool, Logger: a.logger()})
+	c := layer.Config{Dirs: a.dirs(), Pool: a.flags.pool, Logger: a.logger()}
+	s, err := layer.Open(ctx, c)
+	if errors.Is(err, errs.ErrDamaged) && looks[verb(cmd)] {
+		return a.withRecords(ctx, c, err, fn)
+	}
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	defer func() { a.backUp(ctx, s) }()
+	return fn(ctx, s)
+}
+
+// looks are the commands that can do without the pool, where it is damaged.
+var looks = map[string]bool{
+	"ls": true, "inspect": true, "tree": true, "image ls": true, "image inspect": true, "image history": true, "image tree": true,
+}
+
+// withRecords calls fn with what can still be read of a pool that is damaged.
+func (a *app) withRecords(ctx context.Context, c layer.Config, damage error, fn func(ctx context.Context, s *layer.Store) error) (err error) {
+	s, err := layer.OpenRecords(ctx, c)
+	if err != nil {
+		return damage
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	a.logger().Warn("the pool is damaged, and this is what its records say; see what dmlayer pool check says", "error", damage)
 	return fn(ctx, s)
 }
 

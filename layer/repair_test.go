@@ -1,0 +1,330 @@
+package layer_test
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/internal/testenv"
+	"github.com/dmlayer/dmlayer/layer"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
+	"github.com/dmlayer/dmlayer/test/pooltest"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta/metagen"
+)
+
+// poolMetadata is the metadata file of a stopped pool, to be damaged.
+type poolMetadata struct {
+	t    testing.TB
+	path string
+	*metagen.Image
+}
+
+func stoppedMetadata(t testing.TB, e *pooltest.Env) *poolMetadata {
+	t.Helper()
+	must(t, pool.Stop(pooltest.Context(t), e.Dirs, e.Name))
+	b, err := os.ReadFile(e.Metadata())
+	must(t, err)
+	return &poolMetadata{t, e.Metadata(), &metagen.Image{Bytes: b, Blocks: map[uint64]metagen.Info{0: {Kind: metagen.Superblock}}}}
+}
+
+// save writes the file in place: it keeps its blocks.
+func (m *poolMetadata) save() {
+	m.t.Helper()
+	f, err := os.OpenFile(m.path, os.O_WRONLY, 0)
+	must(m.t, err)
+	_, err = f.WriteAt(m.Bytes, 0)
+	must(m.t, errors.Join(err, f.Sync(), f.Close()))
+}
+
+// wantCheck sets the mark with which the kernel asks for a check.
+func (m *poolMetadata) wantCheck() {
+	const flags, needsCheck = 4, 1
+	m.Block(0)[flags] |= needsCheck
+	m.Seal(0)
+}
+
+// root returns the block where a device's mappings begin.
+func (m *poolMetadata) root(id metadata.ThinID) uint64 {
+	m.t.Helper()
+	meta, err := thinmeta.Open(m.Image, thinmeta.Options{})
+	must(m.t, err)
+	d, err := meta.Device(pooltest.Context(m.t), uint64(id))
+	must(m.t, err)
+	return d.Root
+}
+
+// child returns a block below an internal node: 32 bytes of header, keys, children.
+func (m *poolMetadata) child(block uint64, n int) uint64 {
+	b := m.Block(block)
+	entries := binary.LittleEndian.Uint32(b[20:])
+	return binary.LittleEndian.Uint64(b[32+8*int(entries)+8*n:])
+}
+
+func (m *poolMetadata) garble(block uint64) {
+	for i := range m.Block(block) {
+		m.Block(block)[i] ^= 0x5a
+	}
+}
+
+// scatter writes to many blocks of a node's device, so that its mappings take several metadata blocks.
+func scatter(t testing.TB, s *layer.Store, name string, blocks int) {
+	t.Helper()
+	ctx := pooltest.Context(t)
+	path, err := s.Attach(ctx, name, false)
+	must(t, err)
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	must(t, err)
+	for i := range blocks {
+		_, err := f.WriteAt([]byte(strings.Repeat(name, 64)), int64(i)*64<<10+32<<10)
+		must(t, err)
+	}
+	must(t, errors.Join(f.Sync(), f.Close()))
+	must(t, s.Detach(ctx, name))
+}
+
+func checkPool(t testing.TB, e *pooltest.Env) pool.CheckReport {
+	t.Helper()
+	r, err := pool.Check(pooltest.Context(t), e.Dirs, e.Name, pool.CheckOptions{})
+	must(t, err)
+	return r
+}
+
+// found returns code and node of what needs a repair or a person.
+func found(r pool.CheckReport) (list []string) {
+	for _, f := range r.Findings {
+		if f.Class == pool.NeedsRepair || f.Class == pool.NeedsPerson {
+			list = append(list, strings.TrimSpace(f.Code+" "+f.Node))
+		}
+	}
+	return slices.Compact(list)
+}
+
+func wantFound(t testing.TB, e *pooltest.Env, want ...string) {
+	t.Helper()
+	if r := checkPool(t, e); !slices.Equal(found(r), want) {
+		t.Errorf("found %q, want %q: %+v", found(r), want, r.Findings)
+	}
+}
+
+// brokenPool is a stopped pool with a layer and snapshots, one of which has many blocks.
+func brokenPool(t testing.TB) (*pooltest.Env, *poolMetadata) {
+	e := pooltest.New(t, pool.Spec{DataSize: 512 << 20, BaseSize: 64 << 20})
+	s := e.Open(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	makeSnapshot(t, s, "small", "base")
+	makeSnapshot(t, s, "large", "")
+	scatter(t, s, "large", 700)
+	return e, stoppedMetadata(t, e)
+}
+
+func repair(t testing.TB, e *pooltest.Env) pool.RepairReport {
+	t.Helper()
+	r, err := pool.RepairMetadata(pooltest.Context(t), e.Dirs, e.Name, pool.RepairOptions{})
+	must(t, err)
+	return r
+}
+
+func node(t testing.TB, e *pooltest.Env, name string) metadata.Node {
+	t.Helper()
+	n, err := e.Node(pooltest.Context(t), name)
+	must(t, err)
+	return n
+}
+
+// A pool of which the kernel wants the metadata checked is checked, and loses nothing.
+func TestRepairNeedsCheck(t *testing.T) {
+	e, m := brokenPool(t)
+	m.wantCheck()
+	m.save()
+	mustFail(t, pool.Start(pooltest.Context(t), e.Dirs, e.Name), layer.ErrDamaged)
+	wantFound(t, e, "needs-check")
+	r := repair(t, e)
+	if !r.Sound || len(r.Losses) > 0 || r.Old == "" {
+		t.Errorf("report %+v", r)
+	}
+	kept, err := os.ReadFile(r.Old)
+	must(t, err)
+	if !slices.Equal(kept, m.Bytes) {
+		t.Error("the old metadata is not kept as it was")
+	}
+	wantFound(t, e)
+	wantFiles(t, e.Open(t), "small", baseFiles)
+}
+
+// A damaged part of one node's mappings costs that part of that node, says so before, and nothing else.
+func TestRepairDamagedNode(t *testing.T) {
+	e, m := brokenPool(t)
+	m.garble(m.child(m.root(node(t, e, "large").ID), 1))
+	m.save()
+	wantFound(t, e, "metadata-damaged", "node-damaged large")
+	refused := errors.New("not now")
+	var told pool.RepairReport
+	_, err := pool.RepairMetadata(pooltest.Context(t), e.Dirs, e.Name, pool.RepairOptions{Confirm: func(r pool.RepairReport) error {
+		told = r
+		return refused
+	}})
+	if !errors.Is(err, refused) {
+		t.Fatalf("repaired though it must not: %v", err)
+	}
+	t.Logf("said: %q, losses %v, appeared %v", told.Said, told.Losses, told.Appeared)
+	if len(told.Losses) != 1 || told.Losses[0].Node != "large" || told.Losses[0].Blocks < 100 || told.Losses[0].Of < 700 {
+		t.Errorf("losses %+v", told.Losses)
+	}
+	now, err := os.ReadFile(e.Metadata())
+	must(t, err)
+	if !slices.Equal(now, m.Bytes) {
+		t.Error("a repair that was refused changed the metadata")
+	}
+	r := repair(t, e)
+	if !slices.Equal(r.Losses, told.Losses) {
+		t.Errorf("lost %v, and told of %v", r.Losses, told.Losses)
+	}
+	s := e.Open(t)
+	wantFiles(t, s, "small", baseFiles)
+	wantFiles(t, s, "base", baseFiles)
+	ctx := pooltest.Context(t)
+	if _, err := s.Get(ctx, "large"); err != nil {
+		t.Error(err)
+	}
+	for _, f := range checkPool(t, e).Findings {
+		if f.Code == pool.FoundNodeMissing {
+			must(t, s.Remove(ctx, "large"))
+		}
+	}
+	must(t, e.CheckLive(ctx))
+}
+
+// Without a superblock the records say what stood in it.
+func TestRepairWithoutSuperblock(t *testing.T) {
+	e, m := brokenPool(t)
+	m.garble(0)
+	m.save()
+	wantFound(t, e, "metadata-unreadable")
+	r := repair(t, e)
+	if r.Unreadable == "" || len(r.Losses) > 0 {
+		t.Errorf("report %+v", r)
+	}
+	wantFound(t, e)
+	s := e.Open(t)
+	wantFiles(t, s, "small", baseFiles)
+}
+
+// What is in use is not stopped for a repair.
+func TestRepairInUse(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	makeSnapshot(t, s, "web", "")
+	mount(t, s, "web")
+	_, err := pool.RepairMetadata(pooltest.Context(t), e.Dirs, e.Name, pool.RepairOptions{})
+	mustFail(t, err, layer.ErrBusy)
+	if err != nil && !strings.Contains(err.Error(), `snapshot "web" is mounted on`) {
+		t.Errorf("it names nobody: %v", err)
+	}
+	unmount(t, s, "web")
+}
+
+// A pool that was made without a spare gets one.
+func TestRepairMakesSpare(t *testing.T) {
+	e, m := brokenPool(t)
+	m.wantCheck()
+	m.save()
+	must(t, os.Remove(e.Metadata()+".spare"))
+	repair(t, e)
+	if _, err := os.Stat(e.Metadata() + ".spare"); err != nil {
+		t.Error(err)
+	}
+	wantFound(t, e)
+}
+
+// childRepair repairs the metadata of a pool, and has everything mended that can be.
+func childRepair(ctx context.Context, j pooltest.Job) error {
+	if _, err := pool.RepairMetadata(ctx, j.Dirs, j.Pool, pool.RepairOptions{}); err != nil {
+		return err
+	}
+	r, err := pool.Check(ctx, j.Dirs, j.Pool, pool.CheckOptions{Mend: func(pool.Finding) bool { return true }})
+	if err != nil {
+		return err
+	}
+	return r.Err()
+}
+
+// repairPlaces are the points of a repair; those of a start are walked with starts.
+func repairPlaces(hits []string) (list []place) {
+	for _, at := range places(hits) {
+		if strings.HasPrefix(at.point, "pool.repair.") || strings.HasPrefix(at.point, "pool.mend.") {
+			list = append(list, at)
+		}
+	}
+	return list
+}
+
+// walkRepair interrupts the repair of a pool whose metadata is damaged at each of its points.
+func walkRepair(t *testing.T, interrupt func(t *testing.T, e *pooltest.Env, at place)) {
+	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.ThinCheck)
+	e := pooltest.New(t, smallPool)
+	s := e.Open(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	makeSnapshot(t, s, "web", "base")
+	damage := func() {
+		t.Helper()
+		m := stoppedMetadata(t, e)
+		m.wantCheck()
+		m.save()
+	}
+	j := pooltest.Job{Op: "repair", Dirs: e.Dirs, Pool: e.Name}
+	damage()
+	c := pooltest.Run(t, j)
+	c.Succeed()
+	for _, at := range repairPlaces(c.Hits()) {
+		damage()
+		interrupt(t, e, at)
+		c := pooltest.Run(t, j)
+		c.Succeed()
+		wantFound(t, e)
+		wantFiles(t, e.Open(t), "web", baseFiles)
+		must(t, e.CheckLive(pooltest.Context(t)))
+		copies, err := filepath.Glob(e.Metadata() + ".damaged-*")
+		must(t, err)
+		for _, path := range copies {
+			sameFile(t, path, e.Metadata())
+			must(t, os.Remove(path))
+		}
+	}
+}
+
+// sameFile fails where a copy is a second name of the metadata.
+func sameFile(t testing.TB, a, b string) {
+	t.Helper()
+	x, err := os.Stat(a)
+	must(t, err)
+	y, err := os.Stat(b)
+	must(t, err)
+	if os.SameFile(x, y) {
+		t.Errorf("%s is %s", a, b)
+	}
+}
+
+// TestRepairKilledAnywhere kills a repair: the pool has the old metadata or the repaired, and can be repaired again.
+func TestRepairKilledAnywhere(t *testing.T) {
+	walkRepair(t, func(t *testing.T, e *pooltest.Env, at place) {
+		pooltest.RunKilled(t, pooltest.Job{Op: "repair", Dirs: e.Dirs, Pool: e.Name, Point: at.point, Hit: at.hit})
+	})
+}
+
+func TestRepairFailedAnywhere(t *testing.T) {
+	walkRepair(t, func(t *testing.T, e *pooltest.Env, at place) {
+		j := pooltest.Job{Action: pooltest.ActionFail, Point: at.point, Hit: at.hit}
+		fault.Set(j.Hook(func(string) {}))
+		err := childRepair(pooltest.Context(t), pooltest.Job{Dirs: e.Dirs, Pool: e.Name})
+		fault.Set(nil)
+		mustFail(t, err, pooltest.ErrInjected)
+	})
+}

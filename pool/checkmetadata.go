@@ -1,0 +1,148 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+// readMetadata reads which thin devices there are, and has look do more with the same metadata, if it is not nil. Metadata that
+// cannot be read is a finding.
+func (c *checker) readMetadata(ctx context.Context, f *facts, look func(context.Context, *facts, *thinmeta.Metadata) error) error {
+	var inner error
+	err := c.thinMetadata(ctx, c.running, func(m *thinmeta.Metadata) error {
+		if inner = f.readThins(ctx, m); inner == nil && look != nil {
+			inner = look(ctx, f, m)
+		}
+		return nil
+	})
+	switch {
+	case inner != nil:
+		return inner
+	case look == nil && (errors.Is(err, errs.ErrNoSpace) || errors.Is(err, errs.ErrDamaged)):
+		return nil // the first look has told
+	case errors.Is(err, errs.ErrNoSpace):
+		c.report.Add(NewFinding(FoundMetadataLow, "pool "+c.p.files.name, "%v", err))
+	case ctx.Err() != nil:
+		return err
+	case err != nil:
+		c.report.Add(NewFinding(FoundMetadataUnreadable, c.p.files.metadata(), "%v", err))
+	}
+	if err != nil {
+		c.report.Unchecked = append(c.report.Unchecked, "which nodes the pool has: its metadata could not be read")
+	}
+	return nil
+}
+
+// checkMetadata compares the metadata with itself and with the record of the pool.
+func (c *checker) checkMetadata(ctx context.Context, f *facts, m *thinmeta.Metadata) error {
+	c.o.Progress("metadata of the pool")
+	super := m.Superblock()
+	if have := int64(super.DataBlockSize) * int64(devmapper.SectorSize); have != f.record.BlockSize {
+		c.report.Add(NewFinding(FoundMetadataForeign, c.p.files.metadata(), "blocks of %d bytes, the record says %d", have, f.record.BlockSize))
+		return nil
+	}
+	if !c.running {
+		c.checkSuperblock(f.record, super)
+	} else if super.Block != 0 {
+		c.report.Unchecked = append(c.report.Unchecked, "space maps of the pool, which only a stopped pool's metadata tells")
+	}
+	report, err := m.Check(ctx)
+	if err != nil {
+		return err
+	}
+	c.addReport(report)
+	if len(report.Damage) > 0 {
+		if err := c.damagedNodes(ctx, f, m); err != nil {
+			return err
+		}
+	}
+	return c.checkLabel(ctx, m)
+}
+
+// checkSuperblock looks at what the status of a running pool would tell.
+func (c *checker) checkSuperblock(r metadata.Pool, super thinmeta.Superblock) {
+	if super.NeedsCheck {
+		c.report.Add(NewFinding(FoundNeedsCheck, "pool "+c.p.files.name, "the flag is set in %s", c.p.files.metadata()))
+	}
+	c.comparePairing(r, super.TransactionID)
+}
+
+// mostDamage is how much of the damage of one kind is told.
+const mostDamage = 20
+
+func (c *checker) addReport(r *thinmeta.Report) {
+	object := c.p.files.metadata()
+	tell := func(code string, errs []error) {
+		for i, err := range errs {
+			if i == mostDamage {
+				c.report.Add(NewFinding(code, object, "and %d more", len(errs)-mostDamage))
+				return
+			}
+			c.report.Add(NewFinding(code, object, "%v", err))
+		}
+	}
+	tell(FoundMetadataDamaged, r.Damage)
+	tell(FoundMetadataStale, r.Stale)
+	for _, space := range []thinmeta.Space{thinmeta.DataSpace, thinmeta.MetadataSpace} {
+		if n := r.Leaked(space); n > 0 {
+			c.report.Add(NewFinding(FoundMetadataLeak, object, "%d %s blocks", n, space))
+		}
+	}
+}
+
+// damagedNodes says which nodes lose something with what is damaged.
+func (c *checker) damagedNodes(ctx context.Context, f *facts, m *thinmeta.Metadata) error {
+	usage, err := m.Usage(ctx)
+	if err != nil {
+		return err
+	}
+	for _, d := range usage.Devices {
+		if d.Err != nil {
+			c.report.Add(f.about(metadata.ThinID(d.ID), FoundNodeDamaged, "%d blocks can be read; %v", d.Mapped, d.Err))
+		}
+	}
+	if f.thinsSomeOf {
+		for id := range f.nodes {
+			if _, known := f.thins[id]; !known {
+				c.report.Add(f.about(id, FoundNodeDamaged, "the pool's list of devices is damaged, and it is not in what is left of it"))
+			}
+		}
+	}
+	return nil
+}
+
+// checkLabel looks whether data and metadata are this pool's.
+func (c *checker) checkLabel(ctx context.Context, m *thinmeta.Metadata) error {
+	data, err := openBacking(c.p.files.data())
+	if err != nil {
+		return err
+	}
+	defer data.Close()
+	err = c.readLabel(ctx, m, data)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err != nil {
+		c.report.Add(NewFinding(FoundLabel, fmt.Sprintf("thin device %d", labelID), "%v", err))
+	}
+	return nil
+}
+
+func (c *checker) readLabel(ctx context.Context, m *thinmeta.Metadata, data io.ReaderAt) error {
+	thin, err := newThinReader(ctx, m, data, labelID)
+	if err != nil {
+		return err
+	}
+	l, err := decodeLabel(io.NewSectionReader(thin, 0, labelSize))
+	if err == nil && l.UUID != c.p.record.UUID {
+		err = fmt.Errorf("the data belongs to pool %s", l.UUID)
+	}
+	return err
+}

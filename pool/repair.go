@@ -1,0 +1,312 @@
+package pool
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/internal/run"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+var (
+	pointRepairStopped  = fault.New("pool.repair.stopped")
+	pointRepairPrepared = fault.New("pool.repair.prepared")
+	pointRepairKept     = fault.New("pool.repair.kept")
+	pointRepairSwapped  = fault.New("pool.repair.swapped")
+)
+
+// RepairOptions say how metadata is repaired.
+type RepairOptions struct {
+	// Confirm is asked before anything is changed but the spare. Its error is RepairMetadata's. nil is yes.
+	Confirm func(RepairReport) error
+	// Progress is told what is done next. nil tells nobody.
+	Progress func(step string)
+}
+
+// RepairReport says what a repair of a pool's metadata has found, and what it costs.
+type RepairReport struct {
+	Pool string
+	// Sound says that there is no damage: at most the kernel's mark is taken away that asks for a check.
+	Sound bool
+	// Said is what thin_check had against the metadata.
+	Said string
+	// Unreadable says why the old metadata could not be compared with the repaired, "" if it could.
+	Unreadable string
+	Losses     []Loss
+	// Appeared are thin devices that the repaired metadata has and the damaged one had not any more.
+	Appeared []metadata.ThinID
+	// Old is where the old metadata is kept, "" where it was left as it was.
+	Old string
+}
+
+// RepairMetadata repairs the metadata of a pool: it stops it if nothing is in use (else ErrBusy), has thin_check look at the metadata
+// and thin_repair write a repaired copy into the spare, compares both with each other and with the records, asks, puts the
+// copy in the place of the old metadata, which it keeps, and starts the pool. Until it has asked, nothing but the spare
+// has changed. Killed anywhere, the pool has the old metadata or the repaired. Errors: ErrBusy,
+// ErrNoSpace where there is no spare and no room for one, ErrDamaged where it cannot be repaired, ErrUnsupported without thin_repair.
+func RepairMetadata(ctx context.Context, dirs Dirs, name string, o RepairOptions) (RepairReport, error) {
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	report := RepairReport{Pool: name}
+	p, err := Open(ctx, dirs, name, nil)
+	if err != nil {
+		return report, err
+	}
+	defer p.Close()
+	s, err := p.exclusive(ctx, "repair")
+	if err != nil {
+		return report, err
+	}
+	defer s.Exit()
+	r := repairer{Session: s, o: o, report: report}
+	if err := r.run(ctx); err != nil {
+		return r.report, fmt.Errorf("repair pool %q: %w", name, kernelError(err))
+	}
+	return r.report, nil
+}
+
+// repairer is a RepairMetadata with its lock.
+type repairer struct {
+	*Session
+	backing loopback
+	o       RepairOptions
+	report  RepairReport
+}
+
+func (r *repairer) run(ctx context.Context) error {
+	if err := r.readRecord(ctx); err != nil {
+		return err
+	}
+	b, err := r.p.backing()
+	if err != nil {
+		return err
+	}
+	var ok bool
+	if r.backing, ok = b.(loopback); !ok {
+		return fmt.Errorf("a pool of this backing: %w", errs.ErrUnsupported)
+	}
+	for _, tool := range []string{"thin_check", "thin_repair"} {
+		if _, err := run.Look(tool); err != nil {
+			return err
+		}
+	}
+	if err := r.stop(ctx); err != nil {
+		return err
+	}
+	if err := r.prepare(ctx); err != nil {
+		return err
+	}
+	if r.o.Confirm != nil {
+		if err := r.o.Confirm(r.report); err != nil {
+			return err
+		}
+	}
+	if err := r.finish(ctx); err != nil {
+		return err
+	}
+	r.o.Progress("start of the pool")
+	return r.start(ctx)
+}
+
+func (r *repairer) stop(ctx context.Context) error {
+	r.o.Progress("stop of the pool")
+	if err := r.idle(ctx); err != nil {
+		return err
+	}
+	if err := r.deactivateAll(ctx); err != nil {
+		return err
+	}
+	if err := r.backing.detached(ctx); err != nil {
+		return err
+	}
+	return pointRepairStopped.Hit()
+}
+
+// prepare writes into the spare what is to take the place of the metadata, and says how they differ.
+func (r *repairer) prepare(ctx context.Context) error {
+	if err := r.backing.makeSpare(ctx); err != nil {
+		return err
+	}
+	if err := r.backing.cutSpare(); err != nil {
+		return err
+	}
+	err := r.onLoop(ctx, r.p.files.metadata(), true, func(old string) error {
+		return r.onLoop(ctx, r.p.files.spare(), false, func(spare string) error { return r.write(ctx, old, spare) })
+	})
+	if err != nil {
+		return err
+	}
+	if err := r.examine(ctx); err != nil {
+		return err
+	}
+	return pointRepairPrepared.Hit()
+}
+
+// onLoop runs fn on a loop device over a file: the programs want direct I/O, which a device has whatever the file lies
+// on.
+func (r *repairer) onLoop(ctx context.Context, path string, readOnly bool, fn func(device string) error) (err error) {
+	loop, err := fsutil.Attach(ctx, fsutil.LoopOptions{Path: path, ReadOnly: readOnly, Autoclear: true})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		undo, cancel := UndoContext(ctx)
+		defer cancel()
+		if !readOnly {
+			err = errors.Join(err, loop.File.Sync())
+		}
+		err = errors.Join(err, loop.Close(), fsutil.Detach(undo, loop.Number))
+	}()
+	return fn(loop.Path)
+}
+
+// write has the metadata checked, and fills the spare: with a copy of sound metadata, less the kernel's mark that asks for a
+// check, or with what can be saved.
+func (r *repairer) write(ctx context.Context, old, spare string) error {
+	r.o.Progress("thin_check of the metadata")
+	sound, said, err := thinCheck(ctx, old)
+	if err != nil {
+		return err
+	}
+	if r.report.Said = said; sound && r.agrees(ctx, r.p.files.metadata()) {
+		r.report.Sound = true
+		if err := copyMetadata(old, spare); err != nil {
+			return err
+		}
+		return run.Run(ctx, "thin_check", "--clear-needs-check-flag", spare)
+	}
+	r.o.Progress("thin_repair into the spare")
+	err = run.Run(ctx, "thin_repair", append(r.overrides(), "-i", old, "-o", spare)...)
+	if failed := (*run.Error)(nil); errors.As(err, &failed) && ctx.Err() == nil {
+		return errs.WithHint(fmt.Errorf("the metadata cannot be repaired: %w: %w", err, errs.ErrDamaged),
+			"put a copy of the metadata back that is as new as the records; "+r.p.files.metadata()+" is as it was")
+	}
+	return err
+}
+
+// agrees tells whether our own reader finds no damage.
+func (r *repairer) agrees(ctx context.Context, path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	m, err := thinmeta.Open(f, thinmeta.Options{})
+	if err != nil {
+		return false
+	}
+	report, err := m.Check(ctx)
+	return err == nil && report.Err() == nil
+}
+
+// overrides tell thin_repair what is in the superblock, where that is lost.
+func (r *repairer) overrides() []string {
+	f, err := os.Open(r.p.files.metadata())
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	if _, err := thinmeta.ReadSuperblock(f); err == nil {
+		return nil
+	}
+	record := r.p.record
+	return []string{
+		"--transaction-id", strconv.FormatUint(record.TransactionID, 10),
+		"--data-block-size", strconv.FormatUint(uint64(devmapper.SectorsOf(uint64(record.BlockSize))), 10),
+		"--nr-data-blocks", strconv.FormatInt(record.Backing.DataSize/record.BlockSize, 10),
+	}
+}
+
+// thinCheck runs thin_check, and tells whether it is content.
+func thinCheck(ctx context.Context, device string) (sound bool, said string, err error) {
+	out, err := run.Do(ctx, run.Cmd{Program: "thin_check", Args: []string{device}})
+	if failed := (*run.Error)(nil); err != nil && (!errors.As(err, &failed) || failed.ExitCode < 0) {
+		return false, "", err
+	}
+	return err == nil, strings.TrimSpace(string(bytes.Join([][]byte{out.Stdout, out.Stderr}, []byte("\n")))), nil
+}
+
+func copyMetadata(from, to string) (err error) {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	dst, err := os.OpenFile(to, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dst.Close()) }()
+	size, err := fsutil.SizeOf(dst)
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(dst, io.NewSectionReader(src, 0, int64(size))); err != nil {
+		return err
+	}
+	return dst.Sync()
+}
+
+// examine checks what was written into the spare, and compares it with the old metadata and with the records.
+func (r *repairer) examine(ctx context.Context) error {
+	r.o.Progress("comparison of old and repaired metadata")
+	f, err := os.Open(r.p.files.spare())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	repaired, err := thinmeta.Open(f, thinmeta.Options{})
+	if err != nil {
+		return fmt.Errorf("the repaired metadata: %w: %w", err, errs.ErrDamaged)
+	}
+	report, err := repaired.Check(ctx)
+	if err == nil && report.Err() != nil {
+		err = fmt.Errorf("the repaired metadata is not sound: %w: %w", report.Err(), errs.ErrDamaged)
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.fits(repaired.Superblock()); err != nil {
+		return err
+	}
+	return r.compare(ctx, repaired)
+}
+
+// fits tells whether the pool could be started on repaired metadata.
+func (r *repairer) fits(super thinmeta.Superblock) error {
+	record := r.p.record
+	if have := int64(super.DataBlockSize) * int64(devmapper.SectorSize); have != record.BlockSize {
+		return r.p.mispaired("the repaired metadata has blocks of %d bytes, the record says %d", have, record.BlockSize)
+	}
+	if t := super.TransactionID; t != record.TransactionID && !(record.Pending && t == previous(record)) {
+		return r.p.mispaired("the repaired metadata is of transaction %#x, the record store of %#x", t, record.TransactionID)
+	}
+	return nil
+}
+
+// finish puts the repaired metadata in its place, and makes the next spare.
+func (r *repairer) finish(ctx context.Context) error {
+	old := r.p.files.damaged(time.Now())
+	if err := r.backing.swapSpare(ctx, old); err != nil {
+		return err
+	}
+	r.report.Old = old
+	// Without room there is none; pool check says so, and the pool is repaired all the same.
+	if err := r.backing.makeSpare(ctx); err != nil && !errors.Is(err, errs.ErrNoSpace) {
+		return err
+	}
+	return nil
+}

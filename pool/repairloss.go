@@ -1,0 +1,162 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+// Loss is what a node loses when damaged metadata is replaced by what could be saved of it.
+type Loss struct {
+	ID     metadata.ThinID
+	Object string // `layer "base"`, "thin device 12"
+	Node   string // "" for a thin device that no record names, and for the label
+	Gone   bool   // nothing is left of it
+	Blocks uint64 // that it loses, as far as that can be told
+	Of     uint64 // that it had; 0: cannot be told
+}
+
+// String is "layer "base": 3 of 17 blocks".
+func (l Loss) String() string {
+	switch {
+	case l.Gone && l.Of == 0:
+		return fmt.Sprintf("%s: all of it", l.Object)
+	case l.Gone:
+		return fmt.Sprintf("%s: all of it, %d blocks", l.Object, l.Of)
+	}
+	return fmt.Sprintf("%s: %d of %d blocks", l.Object, l.Blocks, l.Of)
+}
+
+// compare says what would be lost: per thin device that the records or the old metadata name.
+func (r *repairer) compare(ctx context.Context, repaired *thinmeta.Metadata) error {
+	f, err := r.gather(ctx, false)
+	if err != nil {
+		return err
+	}
+	after, err := devicesOf(ctx, repaired)
+	if err != nil {
+		return err
+	}
+	before, old := map[metadata.ThinID]thinmeta.Device{}, (*thinmeta.Metadata)(nil)
+	file, err := os.Open(r.p.files.metadata())
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	if old, err = thinmeta.Open(file, thinmeta.Options{}); err != nil {
+		r.report.Unreadable = err.Error()
+	} else if before, err = devicesOf(ctx, old); err != nil {
+		return err
+	}
+	for _, id := range slices.Sorted(maps.Keys(union(f.nodes, before))) {
+		loss, err := lossOf(ctx, id, old, repaired, before, after)
+		if err != nil {
+			return err
+		}
+		if loss.Gone || loss.Blocks > 0 {
+			named := f.about(id, FoundNodeDamaged, "")
+			if loss.Object, loss.Node = named.Object, named.Node; id == labelID {
+				loss.Object = "the label of the pool"
+			}
+			r.report.Losses = append(r.report.Losses, loss)
+		}
+	}
+	for id := range after {
+		if _, was := before[id]; !was && old != nil {
+			r.report.Appeared = append(r.report.Appeared, id)
+		}
+	}
+	slices.Sort(r.report.Appeared)
+	return nil
+}
+
+func union(nodes map[metadata.ThinID]metadata.Node, devices map[metadata.ThinID]thinmeta.Device) map[metadata.ThinID]bool {
+	all := map[metadata.ThinID]bool{labelID: true}
+	for id := range nodes {
+		all[id] = true
+	}
+	for id := range devices {
+		all[id] = true
+	}
+	return all
+}
+
+// devicesOf returns the thin devices of which anything can be read.
+func devicesOf(ctx context.Context, m *thinmeta.Metadata) (map[metadata.ThinID]thinmeta.Device, error) {
+	f := facts{thins: map[metadata.ThinID]thinmeta.Device{}}
+	err := f.readThins(ctx, m)
+	return f.thins, err
+}
+
+// lossOf compares what a thin device had with what is left of it. What the old metadata says of itself without being
+// able to show it counts.
+func lossOf(ctx context.Context, id metadata.ThinID, old, repaired *thinmeta.Metadata, before, after map[metadata.ThinID]thinmeta.Device) (Loss, error) {
+	loss := Loss{ID: id}
+	was, had := before[id]
+	_, has := after[id]
+	var oldRuns, newRuns []thinmeta.Mapping
+	var err error
+	if had {
+		if oldRuns, err = readableRuns(ctx, old, id); err != nil {
+			return loss, err
+		}
+		loss.Of = max(was.MappedBlocks, length(oldRuns))
+	}
+	if loss.Gone = !has; loss.Gone {
+		loss.Blocks = loss.Of
+		return loss, nil
+	}
+	if newRuns, err = readableRuns(ctx, repaired, id); err != nil {
+		return loss, err
+	}
+	if kept := length(newRuns) - different(oldRuns, newRuns); loss.Of > kept {
+		loss.Blocks = loss.Of - kept
+	}
+	return loss, nil
+}
+
+// readableRuns returns what can be read of a device's mappings.
+func readableRuns(ctx context.Context, m *thinmeta.Metadata, id metadata.ThinID) (runs []thinmeta.Mapping, err error) {
+	for run, err := range m.Mappings(ctx, uint64(id)) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err == nil {
+			runs = append(runs, run)
+		}
+	}
+	return runs, nil
+}
+
+func length(runs []thinmeta.Mapping) (n uint64) {
+	for _, r := range runs {
+		n += r.Length
+	}
+	return n
+}
+
+// different is how many blocks of the new runs, which are in order as the old ones are, lie elsewhere on the data device than
+// the old ones say.
+func different(old, new []thinmeta.Mapping) (n uint64) {
+	for _, r := range new {
+		i, _ := slices.BinarySearchFunc(old, r.Begin, func(o thinmeta.Mapping, at uint64) int {
+			if o.End() <= at {
+				return -1
+			}
+			return 1
+		})
+		for ; i < len(old) && old[i].Begin < r.End(); i++ {
+			o := old[i]
+			from, to := max(o.Begin, r.Begin), min(o.End(), r.End())
+			if o.Data-o.Begin != r.Data-r.Begin {
+				n += to - from
+			}
+		}
+	}
+	return n
+}
