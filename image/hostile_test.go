@@ -102,6 +102,32 @@ func TestHostileLayers(t *testing.T) {
 	}
 }
 
+// Refused is an archive of an image whose last layer is not to be unpacked.
+type Refused struct {
+	Name, Entry string
+	Archive     []byte
+	Class       error
+	FS          string // the only file system that refuses it; "" for all
+}
+
+// HostileLayers returns archives for a pool that forbids device nodes.
+func HostileLayers() []Refused {
+	links := []file{{name: "f", body: "1"}}
+	for i := range 66_000 {
+		links = append(links, file{name: fmt.Sprintf("l%d", i), kind: tar.TypeLink, link: "f"})
+	}
+	var all []Refused
+	add := func(name, entry, fs string, class error, files ...file) {
+		i := testImage{layers: [][]byte{baseTar, tarOf(files...)}, refs: []string{"evil"}}
+		all = append(all, Refused{name, entry, tarOf(dockerFiles(gzipped, i)...), class, fs})
+	}
+	add("device", "dev/null", "", ErrUnsupported, file{name: "dev/null", kind: tar.TypeChar, major: 1, minor: 3})
+	add("hard link out", "evil", "", ErrDamaged, file{name: "evil", kind: tar.TypeLink, link: "/proc/self/exe"})
+	add("whiteout of dots", "d/.wh...", "", ErrDamaged, file{name: "d/.wh..."})
+	add("many links", "l6", "ext4", ErrUnsupported, links...)
+	return all
+}
+
 // TestHostileDocuments has manifests, configs and indexes that are made up to cost much, or to come out
 // somewhere else as what they are not.
 func TestHostileDocuments(t *testing.T) {
