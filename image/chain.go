@@ -68,10 +68,7 @@ func (l *loader) useExisting(lay *archivedLayer, n layer.Node) error {
 func (l *loader) settle(lay *archivedLayer, e Event) {
 	l.settled[lay.name] = true
 	l.report.event(e)
-	if l.uses == nil {
-		return
-	}
-	if l.uses[lay.path]--; l.uses[lay.path] == 0 {
+	if l.uses != nil && l.uses.done(lay) && l.known(lay) {
 		l.tree.(*streamTree).release(lay.path)
 	}
 }

@@ -57,34 +57,38 @@ func unpacked(r io.Reader) (io.ReadCloser, compression, error) {
 		if err != nil {
 			return nil, kind, src.explain(kind, err)
 		}
-		return &unpacker{z, src, kind, z.Close}, kind, nil
+		return &unpacker{z, src, kind}, kind, nil
 	case zstded:
 		z, err := zstd.NewReader(br, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxZstdWindow))
 		if err != nil {
 			return nil, kind, src.explain(kind, err)
 		}
-		return &unpacker{z, src, kind, func() error { z.Close(); return nil }}, kind, nil
+		return &unpacker{z.IOReadCloser(), src, kind}, kind, nil
 	}
 	return io.NopCloser(br), plain, nil
 }
 
 // unpacker gives a decompressor's errors their class.
 type unpacker struct {
-	r     io.Reader
-	src   *errorKeeper
-	kind  compression
-	close func() error
+	z    io.ReadCloser
+	src  *errorKeeper
+	kind compression
 }
 
 func (u *unpacker) Read(p []byte) (int, error) {
-	n, err := u.r.Read(p)
+	n, err := u.z.Read(p)
 	if err != nil && err != io.EOF {
 		err = u.src.explain(u.kind, err)
 	}
 	return n, err
 }
 
-func (u *unpacker) Close() error { return u.close() }
+// Close gives back what the decompressor has. Its error would be that of the last reading once more, if only
+// that it was to stop.
+func (u *unpacker) Close() error {
+	_ = u.z.Close()
+	return nil
+}
 
 // errorKeeper remembers the error of the stream below a decompressor, which may wrap or replace it.
 type errorKeeper struct {

@@ -101,7 +101,7 @@ func (l *loader) digest(lay *archivedLayer, tar int64) digest.Digest {
 	switch f := l.found[lay.name]; {
 	case lay.blob != "":
 		return lay.blob
-	case f.path == lay.path:
+	case f.path == lay.path, f.path != "" && f.packed == lay.size:
 		return f.blob
 	case lay.size == tar:
 		return lay.diffID // it is not packed
@@ -109,6 +109,14 @@ func (l *loader) digest(lay *archivedLayer, tar int64) digest.Digest {
 		return digest.Digest(attrs[attrDigest]) // it came as it did before
 	}
 	return ""
+}
+
+// known reports whether nothing of a layer that is there has to be read to complete it.
+func (l *loader) known(lay *archivedLayer) bool {
+	if _, made := l.found[lay.name]; made {
+		return true
+	}
+	return lay.blob != "" && sizeAttr(l.attrs[lay.name], attrSize) >= 0
 }
 
 // measure reads a layer that is there already, only to learn of its size and digest.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/layer"
 )
@@ -115,18 +117,32 @@ func (l *loader) begin(ctx context.Context, t *streamTree, platform string) erro
 	return t.whole(ctx)
 }
 
-// usesOf counts the layers that are made of each file.
-func usesOf(images []*archived) map[string]int {
-	uses, seen := map[string]int{}, map[string]bool{}
+// uses counts the layers that are still to be made, by their file, and by what is in it: one file can have
+// several names, by links that have not come yet.
+type uses struct {
+	files    map[string]int
+	contents map[digest.Digest]int
+}
+
+func usesOf(images []*archived) *uses {
+	u, seen := &uses{map[string]int{}, map[digest.Digest]int{}}, map[string]bool{}
 	for _, a := range images {
 		for _, lay := range a.layers {
 			if !seen[lay.name] {
 				seen[lay.name] = true
-				uses[lay.path]++
+				u.files[lay.path]++
+				u.contents[lay.diffID]++
 			}
 		}
 	}
-	return uses
+	return u
+}
+
+// done takes note that a layer is there, and reports whether no other is made of its file.
+func (u *uses) done(lay *archivedLayer) bool {
+	u.files[lay.path]--
+	u.contents[lay.diffID]--
+	return u.files[lay.path] == 0 && u.contents[lay.diffID] == 0
 }
 
 // merged joins the images of one id, which an archive may name more than once.
@@ -178,7 +194,7 @@ type loader struct {
 	found    map[string]facts
 	recorded map[string]int64
 
-	uses map[string]int // how many layers will be made of a file; nil where all files stay
+	uses *uses // nil where all files stay
 }
 
 func newLoader(n nodes, t tree, r *reporter) *loader {
