@@ -318,8 +318,9 @@ func allocated(t *testing.T, name string) int64 {
 func TestHostileIndex(t *testing.T) {
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
-	for i := range 400_000 {
-		if err := w.WriteHeader(&tar.Header{Name: fmt.Sprint(i), Typeflag: tar.TypeReg, Mode: 0o644}); err != nil {
+	for i := range 120_000 {
+		name := fmt.Sprintf("%0150d/%090d", 0, i)
+		if err := w.WriteHeader(&tar.Header{Name: name, Typeflag: tar.TypeReg, Mode: 0o644, Format: tar.FormatUSTAR}); err != nil {
 			t.Fatal(err)
 		}
 	}
