@@ -272,8 +272,8 @@ func (o *op) busy(n metadata.Node, dev devmapper.DevNum) error {
 	return errs.WithHint(err, "dmlayer unmount "+n.Name+", or end what uses it")
 }
 
-// resumeDead resumes a node's device if it is suspended. The node's lock is held, so whoever
-// suspended it is dead.
+// resumeDead resumes a node's device if it is suspended, and removes one that has never run. The node's lock
+// is held, so whoever suspended it or was making it is dead.
 func (o *op) resumeDead(id metadata.ThinID) error {
 	info, err := o.dm().Info(o.ref(id))
 	if errors.Is(err, devmapper.ErrNotFound) {
@@ -283,7 +283,10 @@ func (o *op) resumeDead(id metadata.ThinID) error {
 	if err == nil {
 		o.seen = seen{id: id, dev: info.Dev}
 	}
-	if err != nil || !info.Suspended || !info.Active {
+	if err == nil && !info.Active {
+		return o.removeUnmade(id)
+	}
+	if err != nil || !info.Suspended {
 		return err
 	}
 	if _, err := o.dm().Resume(o.ref(id), devmapper.ResumeOptions{}); err != nil && !errors.Is(err, devmapper.ErrNotFound) {
@@ -291,6 +294,19 @@ func (o *op) resumeDead(id metadata.ThinID) error {
 	}
 	o.s.log.Info("resumed a device that a dead process had suspended", "id", id)
 	return nil
+}
+
+// removeUnmade removes a device without a table, also one that somebody has claimed: his word stays, and the next
+// activation makes the device anew.
+func (o *op) removeUnmade(id metadata.ThinID) error {
+	err := o.remove(id)
+	if errors.Is(err, devmapper.ErrBusy) { // somebody looks at it from outside
+		return nil
+	}
+	if err == nil {
+		o.seen = seen{id: id, absent: true}
+	}
+	return err
 }
 
 // removeFile removes a file or link; one that is not there is no error.

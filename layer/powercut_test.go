@@ -92,7 +92,7 @@ func script() []step {
 	add("rename", with(last, c{"s3": "a=1 b=2"}, "s2"), func(ctx context.Context, s *layer.Store, _ *pooltest.Env) error { return s.Rename(ctx, "s2", "s3") })
 	add("remove", with(last, nil, "s3"), func(ctx context.Context, s *layer.Store, _ *pooltest.Env) error { return s.Remove(ctx, "s3") })
 	add("disk", with(last, c{"vm": ""}), snapshot("vm", ""))
-	add("move", with(last, c{"image": string(pattern)}, "vm"), writeRawAndMove)
+	add("move", with(last, c{"image": "v=" + string(pattern)}, "vm"), writeAsVMAndMove)
 	add("last", with(last, c{"s4": "a=1 b=2 c=3"}), snapshot("s4", "l1"))
 	return steps
 }
@@ -113,21 +113,24 @@ func writeDurably(ctx context.Context, s *layer.Store, _ *pooltest.Env) error {
 	return errors.Join(err, s.Unmount(ctx, "s1"))
 }
 
-// writeRawAndMove does what a VM does that closes its disk without a flush, and turns the disk into a layer.
-func writeRawAndMove(ctx context.Context, s *layer.Store, _ *pooltest.Env) error {
+// writeAsVMAndMove does what a VM does that closes its disk without a flush, and turns the disk into a layer.
+func writeAsVMAndMove(ctx context.Context, s *layer.Store, e *pooltest.Env) error {
 	path, err := s.Attach(ctx, "vm", false)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
+	dir := filepath.Join(e.Dirs.Run, "vm")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	_, err = f.Write(pattern)
-	if err = errors.Join(err, f.Close(), s.Detach(ctx, "vm")); err != nil {
+	if err := fsutil.Mount(ctx, path, dir, fsutil.MountOptions{Type: fsutil.Ext4, Extra: []string{"nobarrier"}}); err != nil {
 		return err
 	}
-	_, err = s.Commit(ctx, "vm", "image", layer.CommitOptions{Move: true})
+	err = os.WriteFile(filepath.Join(dir, "v"), pattern, 0o600)
+	if err = errors.Join(err, fsutil.Unmount(ctx, dir, fsutil.UnmountOptions{}), s.Detach(ctx, "vm")); err != nil {
+		return err
+	}
+	_, err = s.Commit(ctx, "vm", "image", layer.CommitOptions{Move: true, Trust: true})
 	return err
 }
 

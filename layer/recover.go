@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
@@ -165,19 +166,27 @@ func (o *op) deleteThin(id metadata.ThinID) error {
 	if err := pointRecoverDeleted.Hit(); err != nil {
 		return err
 	}
-	if err := removeTree(o.s.blobDir(id)); err != nil {
+	if err := o.removeBlobs(id); err != nil {
 		return err
 	}
 	o.s.markGone(id)
 	return nil
 }
 
-// removeTree removes a folder with what is in it, mostly none: most nodes have no side files.
-func removeTree(dir string) error {
-	if err := unix.Rmdir(dir); err == nil || errors.Is(err, unix.ENOENT) {
+// removeBlobs removes a node's side files for good: when the tombstone is dropped, nothing names them any more.
+// Most nodes have none.
+func (o *op) removeBlobs(id metadata.ThinID) error {
+	dir := o.s.blobDir(id)
+	err := unix.Rmdir(dir)
+	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
-	return os.RemoveAll(dir)
+	if err != nil {
+		if err := os.RemoveAll(dir); err != nil {
+			return err
+		}
+	}
+	return fsutil.SyncDir(o.s.pool.BlobDir())
 }
 
 // settleMarked brings the devices to rest that dead processes were changing: it resumes what is

@@ -8,6 +8,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -153,7 +154,10 @@ func (e *Env) CheckLive(ctx context.Context) error {
 }
 
 func (e *Env) checkLive(ctx context.Context) (*records, error) {
-	s, err := layer.Open(ctx, e.Config())
+	var said strings.Builder
+	config := e.Config()
+	config.Logger = slog.New(slog.NewTextHandler(&said, nil))
+	s, err := layer.Open(ctx, config)
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
@@ -164,7 +168,11 @@ func (e *Env) checkLive(ctx context.Context) (*records, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r, errors.Join(e.checkFindings(ctx), e.checkDevices(r), r.checkBlobs(e), e.checkState(r))
+	err = errors.Join(e.checkFindings(ctx), e.checkDevices(r), r.checkBlobs(e), e.checkState(r))
+	if err != nil && said.Len() > 0 {
+		err = fmt.Errorf("%w\nthe open before said: %s", err, said.String())
+	}
+	return r, err
 }
 
 // checkFindings is the product's own check, which must find nothing that the open before it should have mended, or that
@@ -262,7 +270,7 @@ func (e *Env) checkDevices(r *records) error {
 			continue
 		}
 		if info.Suspended || !info.Active {
-			all = errors.Join(all, fmt.Errorf("device %s is suspended or has no table", d.UUID))
+			all = errors.Join(all, fmt.Errorf("device %s is suspended or has no table: %+v", d.UUID, info))
 		}
 		suffix := strings.TrimPrefix(string(d.UUID), prefix)
 		if suffix == "pool" || suffix == "metadata" {

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/test/pooltest"
@@ -64,6 +65,9 @@ func (c *crowd) round(n int, kill func() time.Duration) (killed int) {
 
 // judge compares what there is with what the actors have done, and lets each go on from there.
 func (c *crowd) judge(ctx context.Context) (err error) {
+	if err := c.unmountVMs(ctx); err != nil {
+		return err
+	}
 	s, err := layer.Open(ctx, c.e.Config())
 	if err != nil {
 		return err
@@ -83,6 +87,17 @@ func (c *crowd) judge(ctx context.Context) (err error) {
 	err = unclaimed(have, casts)
 	for i, o := range c.orders {
 		err = errors.Join(err, o.judge(have.owned(casts[i])))
+	}
+	return err
+}
+
+// unmountVMs ends the machines whose process was killed.
+func (c *crowd) unmountVMs(ctx context.Context) error {
+	mounts, err := fsutil.Mounts()
+	for _, m := range mounts {
+		if strings.HasPrefix(m.Dir, c.orders[0].Dir+"/") {
+			err = errors.Join(err, fsutil.Unmount(ctx, m.Dir, fsutil.UnmountOptions{}))
+		}
 	}
 	return err
 }

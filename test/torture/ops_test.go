@@ -159,6 +159,8 @@ func (a *actor) commit() (operation, bool) {
 		return refused(text, errs.ErrInvalid, run)
 	case taken:
 		return refused(text, errs.ErrExists, run)
+	case n.Raw != 0:
+		return refused(text, errs.ErrDamaged, run)
 	}
 	n.Kind, n.Mounted, n.Label, n.Side = layer.KindLayer, false, "", 0
 	return changes(text, a.state.put(name, n), run)
@@ -168,7 +170,7 @@ func (a *actor) commit() (operation, bool) {
 func (a *actor) move() (operation, bool) {
 	from, name := a.any(), a.aLayer()
 	n, ok := a.state.Nodes[from]
-	if _, taken := a.state.Nodes[name]; !ok || taken || n.Mounted || n.Kind != layer.KindSnapshot {
+	if _, taken := a.state.Nodes[name]; !ok || taken || n.Mounted || n.Kind != layer.KindSnapshot || n.Raw != 0 {
 		return operation{}, false
 	}
 	run := func(ctx context.Context, s *layer.Store) error {

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 
+	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/image"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
@@ -65,32 +67,48 @@ func (a *actor) rawWrite() (operation, bool) {
 	}, true
 }
 
-// rawMove does what a VM does that closes its disk without a flush, and turns the disk into a layer.
+// rawMove does what a VM does that writes to a file system on its disk and closes it without a flush, and turns
+// the disk into a layer.
 func (a *actor) rawMove() (operation, bool) {
 	from, name, v := a.aDisk(), a.aLayer(), a.number()
 	n, ok := a.state.Nodes[from]
-	if _, taken := a.state.Nodes[name]; !ok || taken || n.Mounted {
+	if _, taken := a.state.Nodes[name]; !ok || taken || n.Mounted || n.Raw != 0 {
 		return operation{}, false
 	}
-	n.Files, n.Raw = nil, torn
-	between := a.state.put(from, n)
+	unknown := n
+	unknown.Files, unknown.Raw = nil, torn
 	after := a.moved(from, name)
-	moved := after.Nodes[name]
-	moved.Files, moved.Raw = nil, v
 	return operation{
-		text:   fmt.Sprintf("write %x to disk %s without a flush, and commit --move it to %s", v, from, name),
-		states: []state{between, after.put(name, moved)},
+		text:   fmt.Sprintf("write %x on disk %s without a flush, and commit --move --trust it to %s", v, from, name),
+		states: []state{a.state.put(from, unknown), after.put(name, after.Nodes[name].withFile("vm", v))},
 		run: func(ctx context.Context, s *layer.Store) error {
-			err := withDisk(ctx, s, from, false, func(f *os.File) error {
-				_, err := f.Write(text(v))
+			if err := a.writeAsVM(ctx, s, from, v); err != nil {
 				return err
-			})
-			if err == nil {
-				_, err = s.Commit(ctx, from, name, layer.CommitOptions{Move: true})
 			}
+			_, err := s.Commit(ctx, from, name, layer.CommitOptions{Move: true, Trust: true})
 			return err
 		},
 	}, true
+}
+
+func (a *actor) writeAsVM(ctx context.Context, s *layer.Store, name string, v uint64) error {
+	path, err := s.Attach(ctx, name, false)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(a.dir, "vm")
+	if err != nil {
+		return err
+	}
+	o := fsutil.MountOptions{Type: fsutil.XFS}
+	if a.base == baseSize {
+		o = fsutil.MountOptions{Type: fsutil.Ext4, Extra: []string{"nobarrier"}}
+	}
+	err = fsutil.Mount(ctx, path, dir, o)
+	if err == nil {
+		err = errors.Join(os.WriteFile(filepath.Join(dir, "vm"), text(v), 0o600), fsutil.Unmount(ctx, dir, fsutil.UnmountOptions{}))
+	}
+	return errors.Join(err, os.Remove(dir), s.Detach(ctx, name))
 }
 
 // load loads an image, of which layers may be there.
@@ -215,9 +233,6 @@ func (a *actor) check() (operation, bool) {
 		if err != nil {
 			return err
 		}
-		if n.Mounted && i.Foreign {
-			return nil
-		}
 		have, err := lookAt(ctx, s, i)
 		if err == nil && !have.same(n, false) {
 			err = fmt.Errorf("%s is %v, must be %v", name, have, n)
@@ -257,7 +272,7 @@ func (a *actor) list() (operation, bool) {
 func (a *actor) fsck() (operation, bool) {
 	name := a.any()
 	n, ok := a.state.Nodes[name]
-	if n.Raw != 0 || ok && n.Kind == layer.KindLayer && len(a.state.children(name)) > 0 {
+	if n.Raw != 0 {
 		return operation{}, false
 	}
 	run := func(ctx context.Context, s *layer.Store) error {

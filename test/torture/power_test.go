@@ -43,11 +43,12 @@ func recordWork(t *testing.T, seed uint64, actors, operations int) *recording {
 	dirs := pooltest.Dirs(t)
 	r := &recording{e: &pooltest.Env{Dirs: dirs, Name: pooltest.PoolName}, disk: pooltest.NewDisk(t, dirs.Root, 1<<30)}
 	ctx := pooltest.Context(t)
-	must(t, pool.Create(ctx, dirs, pool.Spec{Name: pooltest.PoolName, DataSize: 512 << 20, BaseSize: baseSize}))
+	fs := fsOf(seed)
+	must(t, pool.Create(ctx, dirs, pool.Spec{Name: pooltest.PoolName, FS: fs, DataSize: 512 << 20, BaseSize: baseOf(fs)}))
 	t.Cleanup(func() { _ = pool.Stop(pooltest.Context(t), dirs, pooltest.PoolName) }) // of a test that failed
 	archives := t.TempDir()
 	for n := range actors {
-		a := newActor(n, baseSize, seed, archives)
+		a := newActor(n, baseOf(fs), seed, archives)
 		a.solo = actors == 1
 		r.records = append(r.records, &record{actor: a})
 	}
@@ -254,6 +255,7 @@ func TestPowerCuts(t *testing.T) {
 			e := &pooltest.Env{Dirs: pool.Dirs{Root: r.e.Dirs.Root, Run: filepath.Join(t.TempDir(), "run")}, Name: r.e.Name}
 			if err := r.check(pooltest.Context(t), e, counts); err != nil {
 				t.Errorf("cut after %d of %d entries and %d more, %s: %v", c.at, len(replay.Entries), len(c.more), where, err)
+				_ = pool.Stop(pooltest.Context(t), e.Dirs, e.Name) // which the check did not come to
 			}
 		})
 	}

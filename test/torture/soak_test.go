@@ -49,7 +49,7 @@ func hold(t *testing.T, s *layer.Store, e *pooltest.Env) holdings {
 	fds, err := os.ReadDir("/proc/self/fd")
 	must(t, err)
 	h.fds = len(fds)
-	h.resident, h.slab = kibs(t, "/proc/self/status", "VmRSS:"), kibs(t, "/proc/meminfo", "Slab:")
+	h.resident, h.slab = kibs(t, "/proc/self/status", "RssAnon:"), kibs(t, "/proc/meminfo", "Slab:")
 	for _, dir := range []string{e.Dirs.Root, e.Dirs.Run} {
 		must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 			h.files["file "+path]++
@@ -146,7 +146,7 @@ func (a *actor) clear(ctx context.Context, s *layer.Store) error {
 func TestSoak(t *testing.T) {
 	seed := seed(t)
 	operations := setting(t, "OPERATIONS", 150)
-	e := pooltest.New(t, pool.Spec{BaseSize: baseSize, DataSize: 2 << 30})
+	e := pooltest.New(t, pool.Spec{BaseSize: baseSize, DataSize: 512 << 20})
 	s := e.Open(t)
 	a := newActor(0, baseSize, seed, t.TempDir())
 	a.solo = true

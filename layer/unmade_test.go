@@ -1,0 +1,42 @@
+package layer_test
+
+import (
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/test/pooltest"
+)
+
+// A process is killed while it makes the device that it attaches, after its claim: the device without a table
+// goes, the claim stays. There is no crash point between the kernel calls of an activation; random kills found it.
+func TestKilledMakingClaimedDevice(t *testing.T) {
+	playOn(t, "ext4", func(t *testing.T, sc *scene) {
+		sc.killed("attach", "layer.claim.made")
+		n, err := sc.e.Node(sc.ctx, "x-s")
+		must(t, err)
+		uuid := sc.e.DeviceUUID(sc.ctx, n.ID)
+		_, err = sc.s.Devmapper().Create(devmapper.Name(uuid), uuid)
+		must(t, err)
+		mark(t, sc.e, int64(n.ID))
+		must(t, sc.e.CheckLive(sc.ctx))
+		if _, err := sc.s.Devmapper().Info(devmapper.ByUUID(uuid)); !errors.Is(err, devmapper.ErrNotFound) {
+			t.Errorf("the device is left: %v", err)
+		}
+		_, err = sc.s.Attach(sc.ctx, "x-s", false)
+		must(t, err)
+		sc.handedOut("x-s")
+		must(t, sc.s.Detach(sc.ctx, "x-s"))
+	})
+}
+
+// mark says, as an operation does, that the state of a node's device is about to change: pool/marks.go.
+func mark(t testing.TB, e *pooltest.Env, id int64) {
+	t.Helper()
+	f, err := os.OpenFile(e.LockFile(t), os.O_RDWR, 0)
+	must(t, err)
+	const marks = 4096
+	_, err = f.WriteAt([]byte{1}, marks+id)
+	must(t, errors.Join(err, f.Close()))
+}
