@@ -37,7 +37,7 @@ var arrows = map[string][]string{
 	"fsutil":            {internal, xsys, "github.com/freddierice/go-losetup/v2"},
 	"pool":              {internal, xsys, "thinpool", "thinpool/thinmeta", "lvm", "fsutil", "metadata"},
 	"layer":             {internal, xsys, "pool", "thinpool", "fsutil", "metadata"},
-	"layer/layertar": {internal, xsys, "github.com/klauspost/compress", "github.com/vbatts/tar-split"},
+	"layer/layertar":    {internal, xsys, "github.com/klauspost/compress", "github.com/vbatts/tar-split"},
 	"image": {
 		internal, xsys, "layer", "layer/layertar", "github.com/containerd/platforms", "github.com/distribution/reference",
 		"github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
