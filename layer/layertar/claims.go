@@ -6,7 +6,7 @@ import (
 )
 
 // maxClaims bounds the paths that are remembered of one layer, and so the memory that an archive can take:
-// some 40 MiB.
+// some 40 MiB in use, which Go may let grow to four times as much where no memory limit is set.
 const maxClaims = 2 << 20
 
 // claims is what a layer has brought: what its whiteouts must spare. Below a directory that the layer
