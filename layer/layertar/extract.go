@@ -3,6 +3,7 @@ package layertar
 import (
 	"archive/tar"
 	"bytes"
+	"errors"
 	"io"
 	"os"
 
@@ -119,6 +120,9 @@ func (a *applier) symlink(base string, hdr *tar.Header) error {
 		return invalid("a symbolic link without a target")
 	}
 	err := a.create(base, func() error { return unix.Symlinkat(hdr.Linkname, a.at.dir().fd, base) })
+	if errors.Is(err, unix.ENAMETOOLONG) && len(base) <= unix.NAME_MAX {
+		return unsupported("a symbolic link to a name of %d bytes: too long for this file system", len(hdr.Linkname))
+	}
 	if err != nil {
 		return err
 	}
