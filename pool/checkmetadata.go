@@ -90,10 +90,12 @@ func (c *checker) addReport(r *thinmeta.Report) {
 	}
 	tell(FoundMetadataDamaged, r.Damage)
 	tell(FoundMetadataStale, r.Stale)
-	for _, space := range []thinmeta.Space{thinmeta.DataSpace, thinmeta.MetadataSpace} {
-		if n := r.Leaked(space); n > 0 {
-			c.report.Add(NewFinding(FoundMetadataLeak, object, "%d %s blocks", n, space))
+	leaked := map[thinmeta.Space]bool{}
+	for _, l := range r.Leaks {
+		if !leaked[l.Space] {
+			c.report.Add(NewFinding(FoundMetadataLeak, object, "%d %s blocks are in use for nothing; first: %v", r.Leaked(l.Space), l.Space, l))
 		}
+		leaked[l.Space] = true
 	}
 }
 

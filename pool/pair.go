@@ -148,7 +148,11 @@ func previous(r metadata.Pool) uint64 {
 	return r.TransactionID - 1
 }
 
+// ErrMispaired says that a pool and the records next to it are not of one another. It comes with ErrDamaged: the records may
+// be whole, and say nothing about the pool.
+var ErrMispaired = errors.New("the record store and the pool do not belong together")
+
 func (p *Pool) mispaired(format string, args ...any) error {
-	err := fmt.Errorf("pool %q: the record store and the pool do not belong together: %s: %w", p.files.name, fmt.Sprintf(format, args...), errs.ErrDamaged)
+	err := fmt.Errorf("pool %q: %w: %s: %w", p.files.name, ErrMispaired, fmt.Sprintf(format, args...), errs.ErrDamaged)
 	return errs.WithHint(err, "one of the two was restored from a copy or belongs to somebody else; put its counterpart back, or see what dmlayer pool import "+p.files.dir()+" says. Nothing was changed")
 }

@@ -40,6 +40,8 @@ type RepairReport struct {
 	Pool string
 	// Sound says that there is no damage: at most the kernel's mark is taken away that asks for a check.
 	Sound bool
+	// BadBlocks is how many blocks of 4 KiB of the metadata could not be read from the disk.
+	BadBlocks int
 	// Said is what thin_check had against the metadata.
 	Said string
 	// Unreadable says why the old metadata could not be compared with the repaired, "" if it could.
@@ -82,6 +84,7 @@ func RepairMetadata(ctx context.Context, dirs Dirs, name string, o RepairOptions
 type repairer struct {
 	*Session
 	backing loopback
+	input   string // the metadata as far as it can be read
 	o       RepairOptions
 	report  RepairReport
 }
@@ -143,7 +146,12 @@ func (r *repairer) prepare(ctx context.Context) error {
 	if err := r.backing.cutSpare(); err != nil {
 		return err
 	}
-	err := r.onLoop(ctx, r.p.files.metadata(), true, func(old string) error {
+	defer func() { _ = removeFiles(r.p.files.salvaged()) }()
+	err := r.salvage(ctx)
+	if err != nil {
+		return err
+	}
+	err = r.onLoop(ctx, r.input, true, func(old string) error {
 		return r.onLoop(ctx, r.p.files.spare(), false, func(spare string) error { return r.write(ctx, old, spare) })
 	})
 	if err != nil {
@@ -181,7 +189,7 @@ func (r *repairer) write(ctx context.Context, old, spare string) error {
 	if err != nil {
 		return err
 	}
-	if r.report.Said = said; sound && r.agrees(ctx, r.p.files.metadata()) {
+	if r.report.Said = said; sound && r.agrees(ctx, r.input) {
 		r.report.Sound = true
 		if err := copyMetadata(old, spare); err != nil {
 			return err
@@ -214,7 +222,7 @@ func (r *repairer) agrees(ctx context.Context, path string) bool {
 
 // overrides tell thin_repair what is in the superblock, where that is lost.
 func (r *repairer) overrides() []string {
-	f, err := os.Open(r.p.files.metadata())
+	f, err := os.Open(r.input)
 	if err != nil {
 		return nil
 	}

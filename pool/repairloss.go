@@ -43,7 +43,7 @@ func (r *repairer) compare(ctx context.Context, repaired *thinmeta.Metadata) err
 		return err
 	}
 	before, old := map[metadata.ThinID]thinmeta.Device{}, (*thinmeta.Metadata)(nil)
-	file, err := os.Open(r.p.files.metadata())
+	file, err := os.Open(r.input)
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,9 @@ func (f files) damaged(when time.Time) string {
 	return f.metadata() + ".damaged-" + when.UTC().Format("20060102T150405.000Z")
 }
 
+// salvaged is the metadata with zeros for what cannot be read of it, while it is being repaired.
+func (f files) salvaged() string { return f.metadata() + ".salvaged" }
+
 // damagedCopies are the metadata files that repairs have replaced.
 func (f files) damagedCopies() []string {
 	found, _ := filepath.Glob(f.metadata() + ".damaged-*")

@@ -89,6 +89,9 @@ func (a *app) mayRepair(r pool.RepairReport, yes bool) error {
 	if r.Sound {
 		a.note("thin_check finds no damage")
 	}
+	if r.BadBlocks > 0 {
+		a.note("%s of the metadata cannot be read from the disk", count(r.BadBlocks, "block"))
+	}
 	if r.Unreadable != "" {
 		a.note("what was in the old metadata cannot be told: %s", r.Unreadable)
 	}

@@ -3,11 +3,13 @@ package cli
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
+	"github.com/dmlayer/dmlayer/pool"
 )
 
 // withStore opens the pool of --pool, starting it where needed, and calls fn.
@@ -18,7 +20,7 @@ func (a *app) withStore(cmd *cobra.Command, fn func(ctx context.Context, s *laye
 	ctx := cmd.Context()
 	c := layer.Config{Dirs: a.dirs(), Pool: a.flags.pool, Logger: a.logger()}
 	s, err := layer.Open(ctx, c)
-	if errors.Is(err, errs.ErrDamaged) && looks[verb(cmd)] {
+	if errors.Is(err, errs.ErrDamaged) && !errors.Is(err, pool.ErrMispaired) && looks[verb(cmd)] {
 		return a.withRecords(ctx, c, err, fn)
 	}
 	if err != nil {
@@ -41,7 +43,7 @@ func (a *app) withRecords(ctx context.Context, c layer.Config, damage error, fn 
 		return damage
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	a.logger().Warn("the pool is damaged, and this is what its records say; see what dmlayer pool check says", "error", damage)
+	fmt.Fprintf(a.err, "dmlayer: %s\nhint: this is what the records say; dmlayer pool check says what is wrong\n", message(damage, nil))
 	return fn(ctx, s)
 }
 
