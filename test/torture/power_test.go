@@ -120,8 +120,8 @@ type cut struct {
 	more []logwrites.Part
 }
 
-// cuts chooses instants: so many among the flushes, all of them where there are no more, and at least as many
-// while a flush was under way.
+// cuts chooses n instants: a quarter right after flushes, a quarter at marks, the others while a flush was under
+// way. 0 is so many that every flush is among them.
 func cuts(entries []logwrites.Entry, rnd *rand.Rand, n int) []cut {
 	begin := slices.IndexFunc(entries, func(e logwrites.Entry) bool { return e.Mark == beginMark })
 	var flushed, marks []int
@@ -132,6 +132,9 @@ func cuts(entries []logwrites.Entry, rnd *rand.Rand, n int) []cut {
 		case entries[i].Flags&(logwrites.Flush|logwrites.FUA) != 0:
 			flushed = append(flushed, i+1)
 		}
+	}
+	if n == 0 {
+		n = 4 * len(flushed)
 	}
 	var all []cut
 	some := func(places []int, n int) {
@@ -239,7 +242,7 @@ func fsck(ctx context.Context, s *layer.Store, have state, names map[string]bool
 }
 
 // TestPowerCuts cuts the power at many instants of a work of actors that the seed determines.
-// DMLAYER_TORTURE_CUTS says at how many.
+// DMLAYER_TORTURE_CUTS says at how many; 0 is at every flush and many others.
 func TestPowerCuts(t *testing.T) {
 	seed := seed(t)
 	rnd := rand.New(rand.NewPCG(seed, 1<<32))
