@@ -38,6 +38,10 @@ func ReloadPool(c *devmapper.Client, ref devmapper.Ref, length devmapper.Sectors
 	if err != nil {
 		return devmapper.Info{}, opError(what, nil, err)
 	}
+	if now, err := ParsePoolTable(old.Params); err == nil && now.BlockSize != t.BlockSize {
+		// The kernel takes the table and goes on with the blocks that it has.
+		return devmapper.Info{}, opError(what, ErrInvalid, fmt.Errorf("blocks of %d sectors instead of %d", t.BlockSize, now.BlockSize))
+	}
 	if err := c.Load(ref, devmapper.LoadOptions{}, t.Target(length)); err != nil {
 		return devmapper.Info{}, opError(what, nil, err)
 	}
