@@ -69,7 +69,7 @@ func (s *Store) reset(ctx context.Context, name, to string) error {
 	if err := pointResetRecord.Hit(); err != nil {
 		return err
 	}
-	return o.deleteThin(n.ID)
+	return o.deleteThin(ctx, n.ID, nil)
 }
 
 // resetOrigin returns what a node is reset to.

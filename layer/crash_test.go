@@ -138,7 +138,9 @@ func (w *world) mustBe(t testing.TB, op operation, want bool) {
 }
 
 // traceless operations put everything back themselves.
-func (op operation) traceless() bool { return op.name == "view" || op.name == "mount a layer" }
+func (op operation) traceless() bool {
+	return op.name == "view" || op.name == "mount a layer" || op.name == "measure"
+}
 
 // recovered does what comes after a crash: opening the pool, looking, and doing the operation again.
 func (w *world) recovered(t testing.TB, op operation, at place) {

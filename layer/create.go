@@ -255,7 +255,7 @@ func (o *op) undo(id metadata.ThinID) func(context.Context) error {
 		if err := o.remove(id); err != nil {
 			return fmt.Errorf("undo: thin device %d: %w", id, err)
 		}
-		if err := o.deleteThin(id); err != nil {
+		if err := o.deleteThin(ctx, id, nil); err != nil {
 			return fmt.Errorf("undo: thin device %d: %w", id, err)
 		}
 		return nil

@@ -22,6 +22,9 @@ var (
 	pointRecoverDeleted = fault.New("layer.recover.deleted")
 )
 
+// recoverDiscards is how many bytes a recovery discards at most, so that no open takes long; the next one goes on.
+const recoverDiscards = 1 << 30
+
 // recover finishes what dead processes left. Its cost follows what was in flight, not how many nodes
 // there are. Nothing is touched whose lock somebody has, or that the store names when it is read again
 // with the lock in hand.
@@ -76,12 +79,13 @@ func (o *op) recover(ctx context.Context) error {
 		return fmt.Errorf("recover: %w", err)
 	}
 	gone := o.s.seenGone()
+	budget := int64(recoverDiscards)
 	var all error
 	for _, id := range dead {
 		if gone[id] {
 			continue
 		}
-		if err := o.clean(id); err != nil {
+		if err := o.clean(ctx, id, &budget); err != nil {
 			all = errors.Join(all, fmt.Errorf("recover: thin device %d: %w", id, err))
 		}
 	}
@@ -136,7 +140,7 @@ func (o *op) stillLeft(ctx context.Context, ids []metadata.ThinID) ([]metadata.T
 
 // clean deactivates and deletes a thin device that nothing names, or that is being deleted, and
 // removes its side files. Its lock is held. One that somebody has open stays until the next time.
-func (o *op) clean(id metadata.ThinID) error {
+func (o *op) clean(ctx context.Context, id metadata.ThinID, budget *int64) error {
 	if err := o.resumeDead(id); err != nil {
 		return err
 	}
@@ -150,13 +154,18 @@ func (o *op) clean(id metadata.ThinID) error {
 	if err := pointRecoverRemoved.Hit(); err != nil {
 		return err
 	}
-	return o.deleteThin(id)
+	return o.deleteThin(ctx, id, budget)
 }
 
-// deleteThin deletes a thin device and its side files. When it returns nil the pool's status has
-// shown that the deletion was committed. A device that is not there is done.
-func (o *op) deleteThin(id metadata.ThinID) error {
-	err := o.Thin.Delete(thinpool.ID(id))
+// deleteThin deletes a thin device and its side files, and tells the backing that its blocks are free, within a budget (see
+// pool.Session.Discard). When it has marked the id gone, the pool's status has shown that the deletion was committed. A
+// device that is not there is done; one that is open, or more than the budget allows, stays until the next time.
+func (o *op) deleteThin(ctx context.Context, id metadata.ThinID, budget *int64) error {
+	more, err := o.Discard(ctx, id, budget)
+	if err != nil || more {
+		return err
+	}
+	err = o.Thin.Delete(thinpool.ID(id))
 	if errors.Is(err, thinpool.ErrBusy) {
 		return nil // another mount namespace or program; the tombstone or the window remembers it
 	}

@@ -50,7 +50,7 @@ func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
 	if err := pointRemoveTombstone.Hit(); err != nil {
 		return err
 	}
-	if err := o.deleteThin(n.ID); err != nil {
+	if err := o.deleteThin(ctx, n.ID, nil); err != nil {
 		return err
 	}
 	return pointRemoveDeleted.Hit()
