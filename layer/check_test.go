@@ -1,6 +1,7 @@
 package layer_test
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -228,6 +229,19 @@ func TestCheckAfterDeath(t *testing.T) {
 			w.cleanUp(t)
 		})
 	}
+}
+
+// Who looks at a node is nobody who died.
+func TestCheckWhileViewed(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	must(t, s.View(pooltest.Context(t), []string{"base"}, func(context.Context, []string) error {
+		if r := checkPool(t, e); len(r.Findings) > 0 {
+			t.Errorf("found %+v", r.Findings)
+		}
+		return nil
+	}))
 }
 
 // TestCheckBusy checks a pool over and over while it is worked on: there is nothing to be found.

@@ -217,6 +217,24 @@ func TestRepairWithoutSuperblock(t *testing.T) {
 	wantFiles(t, s, "small", baseFiles)
 }
 
+// A repair that loses the label would make a pool that does not start: it is refused, and nothing has changed.
+func TestRepairWithoutLabel(t *testing.T) {
+	e, m := brokenPool(t)
+	sound := m.Clone()
+	m.garble(m.root(0))
+	m.save()
+	wantFound(t, e, "label", "metadata-damaged", "node-damaged")
+	_, err := pool.RepairMetadata(pooltest.Context(t), e.Dirs, e.Name, pool.RepairOptions{})
+	mustFail(t, err, layer.ErrDamaged)
+	now, rerr := os.ReadFile(e.Metadata())
+	must(t, rerr)
+	if !slices.Equal(now, m.Bytes) || err != nil && !strings.Contains(err.Error(), "label") {
+		t.Errorf("the metadata was changed, or: %v", err)
+	}
+	m.Image = sound
+	m.save()
+}
+
 // What is in use is not stopped for a repair.
 func TestRepairInUse(t *testing.T) {
 	e := pooltest.New(t, pool.Spec{})

@@ -48,7 +48,7 @@ func (f *facts) ids() []metadata.ThinID {
 func (f *facts) compare(id metadata.ThinID) []Finding {
 	var list []Finding
 	switch _, named := f.nodes[id]; {
-	case f.marks[id] && (named || f.removed(id)):
+	case f.unsettled(id) && (named || f.removed(id)):
 		return []Finding{f.about(id, FoundChange, "its mark was left")}
 	case named:
 		list = f.compareNode(id)
@@ -63,6 +63,13 @@ func (f *facts) compare(id metadata.ThinID) []Finding {
 		}
 	}
 	return list
+}
+
+// unsettled tells whether a mark was left of somebody who died. Whoever looks at a node leaves one too, for as long as he has its
+// device open.
+func (f *facts) unsettled(id metadata.ThinID) bool {
+	d, active := f.devices[id]
+	return f.marks[id] && (!active || d.Suspended || !d.Active || d.OpenCount == 0 && len(f.claims[id]) == 0)
 }
 
 func (f *facts) removed(id metadata.ThinID) bool {
@@ -159,7 +166,7 @@ func (f *facts) compareUnnamed(id metadata.ThinID) (list []Finding) {
 	if inWindow := id >= f.record.LowID && id < f.record.HighID; inWindow && (thin || active || f.sides[id]) {
 		return []Finding{f.about(id, FoundInFlight, "%s", f.traces(id))}
 	}
-	if f.marks[id] {
+	if f.unsettled(id) {
 		return []Finding{f.about(id, FoundChange, "its mark was left")}
 	}
 	if thin {

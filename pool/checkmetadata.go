@@ -122,12 +122,7 @@ func (c *checker) damagedNodes(ctx context.Context, f *facts, m *thinmeta.Metada
 
 // checkLabel looks whether data and metadata are this pool's.
 func (c *checker) checkLabel(ctx context.Context, m *thinmeta.Metadata) error {
-	data, err := openBacking(c.p.files.data())
-	if err != nil {
-		return err
-	}
-	defer data.Close()
-	err = c.readLabel(ctx, m, data)
+	err := c.readLabel(ctx, m)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
@@ -137,13 +132,19 @@ func (c *checker) checkLabel(ctx context.Context, m *thinmeta.Metadata) error {
 	return nil
 }
 
-func (c *checker) readLabel(ctx context.Context, m *thinmeta.Metadata, data io.ReaderAt) error {
+// readLabel reads the label from the data file, and tells whether it is this pool's.
+func (s *Session) readLabel(ctx context.Context, m *thinmeta.Metadata) error {
+	data, err := openBacking(s.p.files.data())
+	if err != nil {
+		return err
+	}
+	defer data.Close()
 	thin, err := newThinReader(ctx, m, data, labelID)
 	if err != nil {
 		return err
 	}
 	l, err := decodeLabel(io.NewSectionReader(thin, 0, labelSize))
-	if err == nil && l.UUID != c.p.record.UUID {
+	if err == nil && l.UUID != s.p.record.UUID {
 		err = fmt.Errorf("the data belongs to pool %s", l.UUID)
 	}
 	return err

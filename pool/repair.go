@@ -290,6 +290,10 @@ func (r *repairer) examine(ctx context.Context) error {
 	if err := r.fits(repaired.Superblock()); err != nil {
 		return err
 	}
+	if err := r.readLabel(ctx, repaired); err != nil {
+		err := fmt.Errorf("the repaired metadata has lost the pool's label, and would not start: %w: %w", err, errs.ErrDamaged)
+		return errs.WithHint(err, "put a copy of the metadata back that is as new as the records; "+r.p.files.metadata()+" is as it was")
+	}
 	return r.compare(ctx, repaired)
 }
 
