@@ -100,6 +100,7 @@ func (o *op) candidates(ctx context.Context) ([]metadata.ThinID, error) {
 		if err != nil {
 			return err
 		}
+		o.s.enterLife(record)
 		low, cursor, err := o.InFlight(record)
 		if err != nil {
 			return err

@@ -23,6 +23,7 @@ type Store struct {
 
 	mu   sync.Mutex
 	gone map[metadata.ThinID]bool // seen gone under their own lock; to be settled with the next write
+	life uint64                   // of the pool, see enterLife
 
 	recoverDue bool            // see crowd
 	recoverAt  metadata.ThinID // high mark from which on it is due again
@@ -41,7 +42,7 @@ func Open(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{pool: p, log: c.Logger, gone: map[metadata.ThinID]bool{}}
+	s := &Store{pool: p, log: c.Logger, gone: map[metadata.ThinID]bool{}, life: pool.LifeTag(p.Record())}
 	if err := s.open(ctx); err != nil {
 		_ = p.Close()
 		return nil, err
@@ -72,6 +73,9 @@ func (s *Store) Close() error { return s.pool.Close() }
 
 // PoolStatus tells what the pool is and how it is.
 func (s *Store) PoolStatus(ctx context.Context) (pool.Status, error) { return s.pool.Inspect(ctx) }
+
+// Life tells how much of what a pool can have in its life is used up, as it was when the store was opened.
+func (s *Store) Life() pool.Life { return s.pool.Life() }
 
 // Devmapper returns the client that issues this store's ioctls, for those who count them.
 func (s *Store) Devmapper() *devmapper.Client { return s.pool.Devmapper() }
@@ -176,7 +180,7 @@ func (o *op) view(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 
 // update runs fn in a durable transaction, which also settles what was seen gone before.
 func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
-	gone := o.s.seenGone()
+	var gone map[metadata.ThinID]bool
 	var low, high metadata.ThinID
 	var version uint64
 	err := o.Records.Update(ctx, func(tx *metadata.Tx) error {
@@ -187,7 +191,12 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 		if err := fn(tx); err != nil {
 			return err
 		}
-		var err error
+		record, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		o.s.enterLife(record)
+		gone = o.s.seenGone()
 		low, high, err = settle(tx, gone)
 		return err
 	})
@@ -258,6 +267,16 @@ func (s *Store) seenGone() map[metadata.ThinID]bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return maps.Clone(s.gone)
+}
+
+// enterLife forgets what was seen of thin ids before the pool was renewed: they are others' now.
+func (s *Store) enterLife(record metadata.Pool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if life := pool.LifeTag(record); life != s.life {
+		s.life, s.recoverAt = life, 0
+		clear(s.gone)
+	}
 }
 
 func (s *Store) forgetBelow(low metadata.ThinID, settled map[metadata.ThinID]bool) {

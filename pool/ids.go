@@ -11,18 +11,8 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
-)
-
-const (
-	windowIDs = 64 // thin ids reserved at a time
-	maxThinID = 1<<24 - 1
-
-	// The kernel's count of create_snap messages has 24 bits and wraps without a word, after which
-	// blocks alias (dm-facts, fact 2). Snapshots are refused this far before.
-	snapshotLimit = 1<<24 - 1<<16
 )
 
 var (
@@ -153,9 +143,8 @@ func (s *Session) reserve(ctx context.Context) (cursor, error) {
 	if err != nil {
 		return cursor{}, err
 	}
-	if record.HighID+windowIDs > maxThinID || taken+windowIDs > snapshotLimit {
-		err := fmt.Errorf("pool %q has used up its thin ids or snapshots (%d ids, %d snapshots): %w", s.p.files.name, record.HighID, taken, errs.ErrNoSpace)
-		return cursor{}, errs.WithHint(err, "move what is needed to a new pool")
+	if l := lifeOf(record, taken); l.spent() {
+		return cursor{}, s.p.spent(l)
 	}
 	c := cursor{next: record.HighID, high: record.HighID + windowIDs}
 	return c, s.bump(ctx, func(r *metadata.Pool) {

@@ -61,6 +61,9 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err := s.deactivateAll(ctx); err != nil { // what a start left that died
 		return err
 	}
+	if err := s.finishRenewal(ctx); err != nil {
+		return err
+	}
 	if err := p.markStarting(); err != nil {
 		return err
 	}
@@ -126,7 +129,12 @@ func (s *Session) meet(ctx context.Context) error {
 		if err := s.checkLabel(); err != nil {
 			return err
 		}
-		return s.bump(ctx, func(*metadata.Pool) {})
+		// Of the superblock alone: the record that was read when the pool was opened may be of an earlier life.
+		taken, err := s.p.snapshotsTaken(metadata.Pool{})
+		if err != nil {
+			return err
+		}
+		return s.bump(ctx, func(r *metadata.Pool) { r.SnapshotsTaken = max(r.SnapshotsTaken, taken) })
 	})
 }
 

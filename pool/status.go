@@ -98,6 +98,8 @@ func (st *Status) describe(r metadata.Pool) {
 	st.Discard, st.Zero, st.ForbidDevices, st.Created = r.Discard, !r.NoZero, r.ForbidDevices, r.Created
 	st.MkfsOptions, st.MountOptions = orEmpty(r.MkfsOptions), orEmpty(r.MountOptions)
 	st.TransactionID, st.SnapshotsTaken = &r.TransactionID, &r.SnapshotsTaken
+	life := lifeOf(r, 0)
+	st.SnapshotLimit, st.IDsTaken, st.IDLimit = life.SnapshotLimit, life.IDs, life.IDLimit
 }
 
 func orEmpty(list []string) []string {
@@ -151,4 +153,13 @@ func (s *Session) NoSpace() error {
 	}
 	err := fmt.Errorf("pool %q is out of data space: %w", s.p.files.name, errs.ErrNoSpace)
 	return errs.WithHint(err, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+}
+
+// Life is what the status says of it.
+func (st Status) Life() Life {
+	l := Life{SnapshotLimit: st.SnapshotLimit, IDs: st.IDsTaken, IDLimit: st.IDLimit}
+	if st.SnapshotsTaken != nil {
+		l.Snapshots = *st.SnapshotsTaken
+	}
+	return l
 }

@@ -53,7 +53,10 @@ type Status struct {
 	MetadataUsed   *int64    `json:"metadataUsed"`
 	MetadataTotal  *int64    `json:"metadataTotal"`
 	TransactionID  *uint64   `json:"transactionId"`
-	SnapshotsTaken *uint64   `json:"snapshotsTaken"`
+	SnapshotsTaken *uint64   `json:"snapshotsTaken"` // in the pool's life; see Life
+	SnapshotLimit  uint64    `json:"snapshotLimit"`
+	IDsTaken       uint64    `json:"idsTaken"` // thin ids, in the pool's life
+	IDLimit        uint64    `json:"idLimit"`
 	Layers         int       `json:"layers"`
 	Snapshots      int       `json:"snapshots"`
 	Volumes        int       `json:"volumes"`

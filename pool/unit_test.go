@@ -233,3 +233,30 @@ func TestListWithoutARoot(t *testing.T) {
 		t.Errorf("%v, %v", names, err)
 	}
 }
+
+func TestLife(t *testing.T) {
+	for _, tc := range []struct {
+		taken, ids  uint64
+		aged, spent bool
+	}{
+		{0, 1, false, false},
+		{15_000_000, 15_000_000, false, false},
+		{15_100_000, 1, true, false},
+		{1, 15_100_000, true, false},
+		{snapshotLimit - windowIDs, 1, true, false},
+		{snapshotLimit - windowIDs + 1, 1, true, true},
+		{1, idLimit, true, false},
+		{1, idLimit + 1, true, true},
+	} {
+		l := lifeOf(metadata.Pool{HighID: metadata.ThinID(tc.ids)}, tc.taken)
+		if l.Aged() != tc.aged || l.spent() != tc.spent {
+			t.Errorf("%s: aged %v, spent %v", l, l.Aged(), l.spent())
+		}
+	}
+	if idLimit+windowIDs > maxThinID {
+		t.Error("the last window has ids that the kernel does not take")
+	}
+	if (Life{}).Aged() {
+		t.Error("what is not known is old")
+	}
+}

@@ -164,8 +164,8 @@ func checkPool(name string, p pool.Status, err error) checkRecord {
 		c.Advice = "see the kernel's log (dmesg); stop the pool and check its metadata before it is used again"
 	case fuller(p.DataUsed, p.DataTotal), fuller(p.MetadataUsed, p.MetadataTotal):
 		c.Advice = "nearly full: dmlayer prune removes layers that nothing uses"
-	case p.SnapshotsTaken != nil && *p.SnapshotsTaken > 1<<24/100*fullPercent:
-		c.Advice = fmt.Sprintf("%d of the %d snapshots of a pool's life are taken: make a new pool in time", *p.SnapshotsTaken, 1<<24)
+	case p.Life().Aged():
+		c.Advice = fmt.Sprintf("%s: %s", p.Life(), p.Life().Advice(name))
 	default:
 		c.Status = checkOK
 	}

@@ -115,7 +115,9 @@ func TestCheckPool(t *testing.T) {
 		{"read-only", pool.Status{State: pool.StateReadOnly}, nil, checkWarn},
 		{"check", pool.Status{State: pool.StateNeedsCheck}, nil, checkWarn},
 		{"failed", pool.Status{State: pool.StateFailed}, nil, checkWarn},
-		{"old", pool.Status{State: pool.StateActive, SnapshotsTaken: &taken}, nil, checkWarn},
+		{"old", pool.Status{State: pool.StateActive, SnapshotsTaken: &taken, SnapshotLimit: 1 << 24, IDLimit: 1 << 24}, nil, checkWarn},
+		{"old ids", pool.Status{State: pool.StateActive, SnapshotLimit: 1 << 24, IDsTaken: taken, IDLimit: 1 << 24}, nil, checkWarn},
+		{"not so old", pool.Status{State: pool.StateActive, SnapshotLimit: 1 << 24, IDsTaken: taken - 2_000_000, IDLimit: 1 << 24}, nil, checkOK},
 		{"damaged", pool.Status{}, errs.WithHint(errs.ErrDamaged, "do this"), checkWarn},
 	} {
 		c := checkPool("p", tc.p, tc.err)

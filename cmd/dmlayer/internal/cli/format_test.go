@@ -182,7 +182,8 @@ func TestPoolRecords(t *testing.T) {
 	a, out, _ := testApp(0, nil)
 	taken := uint64(7)
 	running := pool.Status{Name: "default", State: pool.StateOutOfDataSpace, Backing: "loopback", FS: "ext4", BaseSize: 10 << 30, BlockSize: 64 << 10,
-		DataUsed: size(3 << 30), DataTotal: size(100 << 30), MetadataUsed: size(1 << 20), MetadataTotal: size(128 << 20), SnapshotsTaken: &taken, Layers: 2}
+		DataUsed: size(3 << 30), DataTotal: size(100 << 30), MetadataUsed: size(1 << 20), MetadataTotal: size(128 << 20), SnapshotsTaken: &taken,
+		SnapshotLimit: 16711680, IDsTaken: 9, IDLimit: 16777151, Layers: 2}
 	for _, p := range []pool.Status{running, {Name: "fast", State: pool.StateInactive}} {
 		if err := printRecord(a, p, p.Name, false, poolFields(p)); err != nil {
 			t.Fatal(err)

@@ -28,7 +28,15 @@ func (a *app) withStore(cmd *cobra.Command, fn func(ctx context.Context, s *laye
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
 	defer func() { a.backUp(ctx, s) }()
+	a.noteAge(s.Life())
 	return fn(ctx, s)
+}
+
+// noteAge says in time that a pool will take no more nodes one day.
+func (a *app) noteAge(l pool.Life) {
+	if l.Aged() {
+		a.note("pool %q: %s: %s", a.flags.pool, l, l.Advice(a.flags.pool))
+	}
 }
 
 // looks are the commands that can do without the pool, where it is damaged.
