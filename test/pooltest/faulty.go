@@ -38,7 +38,7 @@ type Fault string
 // The faults.
 const (
 	Fails          Fault = "error"        // nothing can be read or written
-	FailsWrites    Fault = "writes"       // what is there can be read (flakey)
+	FailsWrites    Fault = "writes"       // what is there can be read; no flush of the disk succeeds (flakey)
 	FailsSometimes Fault = "intermittent" // every other second nothing can be read or written (flakey)
 	FailsReads     Fault = "reads"        // bad blocks, which are good again once they are written (dust)
 )
