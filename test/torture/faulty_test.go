@@ -103,7 +103,7 @@ func (p *faultyPool) clean(t *testing.T, what string, err error) error {
 	if !failed || errs.Class(err) != nil && errs.Class(err) != errs.ErrDamaged {
 		t.Errorf("%s: class %v: %v", what, errs.Class(err), err)
 	}
-	return fmt.Errorf("%s (%v): %w", what, errs.Class(err), err)
+	return fmt.Errorf("%s (%s): %w", what, fmt.Sprint(errs.Class(err)), err)
 }
 
 // restart is what a person does when the disk has been replaced: stop, check, start.
