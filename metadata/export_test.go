@@ -14,3 +14,6 @@ func CheckPages(b []byte) ([]string, error) {
 	}
 	return checkPages(header, bytes.NewReader(b), int64(len(b)))
 }
+
+// Reserve is reserve.
+var Reserve = reserve

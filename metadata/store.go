@@ -168,13 +168,18 @@ func reserve(path string, size int64) error {
 		return err
 	}
 	defer f.Close()
-	if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size); err != nil {
-		if !errors.Is(err, unix.EOPNOTSUPP) {
+	for {
+		err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
+		switch {
+		case errors.Is(err, unix.EINTR): // tmpfs and xfs give up at any signal, also at those of Go's scheduler
+			continue
+		case errors.Is(err, unix.EOPNOTSUPP):
+			return nil // the host file system cannot promise room
+		case err != nil:
 			return &os.PathError{Op: "fallocate", Path: path, Err: err}
 		}
-		return nil // the host file system cannot promise room
+		return f.Sync()
 	}
-	return f.Sync()
 }
 
 func syncDir(dir string) error {

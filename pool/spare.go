@@ -78,8 +78,14 @@ func (l loopback) cutSpare() error {
 	if err := f.Truncate((st.Size() - l.record.Backing.MetadataHeld) &^ 4095); err != nil {
 		return err
 	}
+	for { // tmpfs and xfs give up at any signal, also at those of Go's scheduler
+		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, st.Size())
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
 	// A file system that cannot promise room has none to keep.
-	if err := unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, st.Size()); err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
 		return &os.PathError{Op: "fallocate", Path: f.Name(), Err: err}
 	}
 	return f.Sync()
