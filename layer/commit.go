@@ -48,15 +48,17 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 	if err := o.view(ctx, func(tx *metadata.Tx) error { return nameFree(tx, name) }); err != nil {
 		return Node{}, err
 	}
+	if co.Move {
+		if err := o.unclaimed(src); err != nil {
+			return Node{}, err
+		}
+	}
 	if !co.Trust {
 		if err := trusted(src, "commit"); err != nil {
 			return Node{}, err
 		}
 	}
 	if co.Move {
-		if err := o.unclaimed(src); err != nil {
-			return Node{}, err
-		}
 		done, n, err := o.commitInPlace(ctx, src, name, co)
 		if done || err != nil {
 			return n, err
