@@ -122,8 +122,8 @@ func (p *copyReader) read() (*Copy, error) {
 	if err := json.Unmarshal(line, &head); err != nil || head.Format != copyFormat {
 		return nil, fmt.Errorf("it does not begin as one: %w", errs.ErrDamaged)
 	}
-	if head.Schema != SchemaVersion {
-		return nil, fmt.Errorf("schema version %d, this program knows %d: %w", head.Schema, SchemaVersion, errs.ErrUnsupported)
+	if err := knownSchema(head.Schema); err != nil {
+		return nil, err
 	}
 	p.sum.Write(line)
 	c := &Copy{Taken: head.Taken, Version: head.Version, Pool: head.Pool}

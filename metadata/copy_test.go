@@ -116,7 +116,7 @@ func TestDamagedCopy(t *testing.T) {
 	if _, err := metadata.ReadCopy(bytes.NewReader(append(bytes.Clone(text), '\n'))); !errors.Is(err, errs.ErrDamaged) {
 		t.Errorf("with something behind: %v", err)
 	}
-	newer := bytes.Replace(text, []byte(`"schema":1`), []byte(`"schema":2`), 1)
+	newer := bytes.Replace(text, fmt.Appendf(nil, `"schema":%d`, metadata.SchemaVersion), fmt.Appendf(nil, `"schema":%d`, metadata.SchemaVersion+1), 1)
 	if _, err := metadata.ReadCopy(bytes.NewReader(newer)); !errors.Is(err, errs.ErrUnsupported) {
 		t.Errorf("of another version: %v", err)
 	}

@@ -37,10 +37,52 @@ const (
 
 // Backing describes what a pool lies on.
 type Backing struct {
-	Type         string `json:"type"`         // "loopback"
+	Type         string `json:"type"`         // "loopback", "device", "lvm"
 	DataSize     int64  `json:"dataSize"`     // bytes
 	MetadataSize int64  `json:"metadataSize"` // bytes of the backing, of which MetadataHeld are outside the table
-	MetadataHeld int64  `json:"metadataHeld"`
+	MetadataHeld int64  `json:"metadataHeld"` // 0 once it has been added, until the next growth
+
+	// Of a device backing: where its devices were seen last. They are found by what is written on them.
+	DataDevice     string `json:"dataDevice,omitempty"`
+	MetadataDevice string `json:"metadataDevice,omitempty"`
+
+	LVM *LVM `json:"lvm,omitempty"` // of an lvm backing
+}
+
+// LVM describes the logical volumes that a pool lies on, and what was there before them.
+type LVM struct {
+	VG         string `json:"vg"`
+	VGUUID     string `json:"vgUuid"`
+	DataLV     string `json:"dataLv"`
+	MetadataLV string `json:"metadataLv"`
+
+	// MadeVG tells that the volume group was made for the pool, on Device, and goes with it.
+	MadeVG bool   `json:"madeVg,omitempty"`
+	Device string `json:"device,omitempty"`
+
+	// Replaced is the empty thin pool whose place the volumes have taken: destroying the pool makes it again.
+	Replaced *LVMThinPool `json:"replaced,omitempty"`
+}
+
+// LVMThinPool is what lvcreate needs to make a thin pool again.
+type LVMThinPool struct {
+	Name         string `json:"name"`
+	DataSize     int64  `json:"dataSize"`     // bytes
+	MetadataSize int64  `json:"metadataSize"` // bytes
+	ChunkSize    int64  `json:"chunkSize"`    // bytes
+	Zero         bool   `json:"zero,omitempty"`
+	Discards     string `json:"discards"`
+	WhenFull     string `json:"whenFull,omitempty"` // "error" or "queue"
+}
+
+// Space says how a pool grows, and what it refuses when it runs low. The zero value does and refuses nothing.
+type Space struct {
+	GrowAt     int    `json:"growAt,omitempty"`     // percent in use at which data or metadata grow; 0: never
+	GrowBy     int    `json:"growBy,omitempty"`     // percent of their present size
+	GrowLimit  int64  `json:"growLimit,omitempty"`  // bytes of data; 0: what the backing has
+	MinFree    int    `json:"minFree,omitempty"`    // percent of data and of metadata below which no node is made
+	Overcommit int    `json:"overcommit,omitempty"` // percent of the data size that all nodes may have together; 0: any
+	Hook       string `json:"hook,omitempty"`       // a program that serve starts when a threshold is crossed; "" is none
 }
 
 // Pool is the record of the pool itself.
@@ -50,6 +92,7 @@ type Pool struct {
 	State        PoolState `json:"state"`
 	Created      time.Time `json:"created"`
 	Backing      Backing   `json:"backing"`
+	Space        Space     `json:"space"`
 	FS           string    `json:"fs"`
 	BaseSize     int64     `json:"baseSize"`  // bytes
 	BlockSize    int64     `json:"blockSize"` // bytes

@@ -16,7 +16,10 @@ import (
 
 // SchemaVersion is the version of the records that this program writes. Older ones are upgraded,
 // newer ones refused.
-const SchemaVersion = 1
+const SchemaVersion = 2
+
+// oldestSchema is the oldest version that can be read. Version 1 had loopback backings only, and nothing about space.
+const oldestSchema = 1
 
 // bbolt's own lock polls; the caller's lock comes first and makes it free, so that this bound only
 // matters when a program that is not dmlayer holds the file.
@@ -148,6 +151,11 @@ func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
 	tx := &Tx{btx}
 	if err := tx.checkSchema(); err != nil {
 		return fmt.Errorf("record store %s: %w", s.path, err)
+	}
+	if btx.Writable() {
+		if err := tx.upgradeSchema(); err != nil {
+			return fmt.Errorf("record store %s: %w", s.path, err)
+		}
 	}
 	return fn(tx)
 }

@@ -477,6 +477,32 @@ func TestNewerSchemaIsRefused(t *testing.T) {
 	}
 }
 
+// TestOlderSchemaIsUpgraded reads a store of the version before, and writes it: from then on it is of this one.
+func TestOlderSchemaIsUpgraded(t *testing.T) {
+	path := create(t)
+	schema := func() (v uint32) {
+		tamper(t, path, func(tx *bbolt.Tx) error {
+			v = binary.BigEndian.Uint32(tx.Bucket([]byte("meta")).Get([]byte("schema")))
+			return nil
+		})
+		return v
+	}
+	tamper(t, path, func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("meta")).Put([]byte("schema"), binary.BigEndian.AppendUint32(nil, 1))
+	})
+	view(t, open(t, path), func(tx *metadata.Tx) error {
+		_, err := tx.Pool()
+		return err
+	})
+	if v := schema(); v != 1 {
+		t.Errorf("reading made it version %d", v)
+	}
+	must(t, open(t, path).Update(context.Background(), func(*metadata.Tx) error { return nil }))
+	if v := schema(); v != metadata.SchemaVersion {
+		t.Errorf("version %d after writing", v)
+	}
+}
+
 func tamper(t testing.TB, path string, fn func(*bbolt.Tx) error) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, nil)

@@ -40,9 +40,8 @@ func (tx *Tx) checkSchema() error {
 	if len(v) != 4 {
 		return fmt.Errorf("no schema version: %w", errs.ErrDamaged)
 	}
-	if got := binary.BigEndian.Uint32(v); got != SchemaVersion {
-		return errs.WithHint(fmt.Errorf("schema version %d, this program knows %d: %w", got, SchemaVersion, errs.ErrUnsupported),
-			"use the version of dmlayer that wrote it, or a newer one")
+	if err := knownSchema(int(binary.BigEndian.Uint32(v))); err != nil {
+		return err
 	}
 	for _, name := range allBuckets {
 		if tx.b.Bucket(name) == nil {
@@ -50,6 +49,25 @@ func (tx *Tx) checkSchema() error {
 		}
 	}
 	return nil
+}
+
+// knownSchema is ErrUnsupported for records that this program cannot read.
+func knownSchema(version int) error {
+	if version >= oldestSchema && version <= SchemaVersion {
+		return nil
+	}
+	return errs.WithHint(fmt.Errorf("schema version %d, this program knows %d to %d: %w", version, oldestSchema, SchemaVersion, errs.ErrUnsupported),
+		"use the version of dmlayer that wrote it, or a newer one")
+}
+
+// upgradeSchema marks the store as written by this program, which older ones then refuse. What they wrote means the same here: a field
+// that they did not know is zero.
+func (tx *Tx) upgradeSchema() error {
+	meta, now := tx.b.Bucket(bucketMeta), u32(SchemaVersion)
+	if bytes.Equal(meta.Get(keySchema), now) {
+		return nil
+	}
+	return meta.Put(keySchema, now)
 }
 
 func u32(n ThinID) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }

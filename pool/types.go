@@ -1,6 +1,10 @@
 package pool
 
-import "time"
+import (
+	"time"
+
+	"github.com/dmlayer/dmlayer/metadata"
+)
 
 // Dirs are the directories of dmlayer.
 type Dirs struct {
@@ -15,7 +19,7 @@ func DefaultDirs() Dirs { return Dirs{Root: "/var/lib/dmlayer", Run: "/run/dmlay
 // Spec says what Create makes. Zero values mean the defaults.
 type Spec struct {
 	Name         string
-	Backing      string   // "loopback"
+	Backing      string   // "loopback" (default), "device" or "lvm"
 	DataSize     int64    // bytes; 0: 100 GiB
 	MetadataSize int64    // bytes; 0: computed from the data size
 	BlockSize    int64    // bytes; 0: 64 KiB
@@ -27,7 +31,23 @@ type Spec struct {
 	NoZero       bool     // new blocks are not zeroed: all users of the pool trust each other
 
 	ForbidDevices bool // archives with device nodes are refused
+
+	// Of a device backing: two block devices.
+	DataDevice, MetadataDevice string
+
+	// Of an lvm backing: a volume group, or a disk on which one is made for the pool.
+	VG, Device  string
+	ThinPool    string // an empty thin pool of the VG, whose place the pool takes; "": the VG's free extents
+	DataPercent int    // of the free extents, for data; 0: 95
+
+	// Force wipes what is on the devices. Without it, one that carries anything is refused.
+	Force bool
+
+	Space Space
 }
+
+// Space says how a pool grows, and what it refuses when it runs low.
+type Space = metadata.Space
 
 // The states of a pool as Status.State gives them.
 const (
