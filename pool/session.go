@@ -22,6 +22,8 @@ const (
 	offsetPool
 	offsetStore
 	offsetMetaSnap
+	offsetGrow  // whoever changes the tables of the running pool
+	offsetServe // whoever serves the pool, see Serve
 	offsetChain = 1 << 40
 	chainSpan   = 1 << 40
 )
