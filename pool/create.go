@@ -91,6 +91,14 @@ func (spec Spec) complete() (Spec, error) {
 	if spec.BaseSize > maxSize || spec.BaseSize%int64(devmapper.SectorSize) != 0 {
 		return bad("base size %d", spec.BaseSize)
 	}
+	spec.Space = completeSpace(spec.Space)
+	least := spec.DataSize
+	if spec.Backing != BackingLoopback { // what it is will be seen on the devices
+		least = 0
+	}
+	if err := checkSpace(spec.Space, least); err != nil {
+		return spec, fmt.Errorf("create pool %q: %w", spec.Name, err)
+	}
 	return spec, nil
 }
 
@@ -119,6 +127,7 @@ func (spec Spec) record(f files) (metadata.Pool, error) {
 			Type:     spec.Backing,
 			DataSize: spec.DataSize, MetadataSize: spec.MetadataSize, MetadataHeld: held,
 		},
+		Space: spec.Space,
 		FS: spec.FS, BaseSize: spec.BaseSize, BlockSize: spec.BlockSize,
 		MkfsOptions: spec.MkfsOptions, MountOptions: spec.MountOptions, Discard: spec.Discard, NoZero: spec.NoZero, ForbidDevices: spec.ForbidDevices,
 		TransactionID: tid, LowID: labelID + 1, HighID: labelID + 1,

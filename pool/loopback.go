@@ -37,6 +37,34 @@ type backing interface {
 	under(dm *devmapper.Client) (bool, error)
 	// paths returns what an attached backing's devices are called, "" where they are not.
 	paths(ctx context.Context) (data, metadata string, err error)
+	// names returns what people call data and metadata: files, devices, volumes.
+	names() (data, metadata string)
+	// open opens data and metadata where they lie, of a pool that does not run; while it runs, only their sizes are right. It
+	// may make them available for as long as they are open. What is not there is ErrNotFound.
+	open(ctx context.Context, write bool) (*media, error)
+	// check returns what is wrong with the backing of a pool, which runs or not: what is missing (FoundBackingMissing), twice
+	// there, or left by somebody who died. It changes nothing.
+	check(ctx context.Context, running bool) ([]Finding, error)
+	// install puts metadata that a file in the pool's folder holds in the place of the metadata, for good, of a pool that
+	// does not run. The file is gone afterwards; it can be repeated as long as it is there. See installCopy.
+	install(ctx context.Context, path string) error
+	// room tells how large the devices are, and how large they could be made now.
+	room(ctx context.Context) (Room, error)
+	// grow makes the devices at least that large, in bytes; 0 leaves one as it is, and so does less than it has. It works while
+	// the pool runs and while it does not, and can be repeated from any point. What does not fit is ErrNoSpace. Tables that
+	// use the devices are the caller's.
+	grow(ctx context.Context, data, metadata int64) error
+}
+
+// Room is what the devices of a backing have and could have, in bytes.
+type Room struct {
+	// What the devices have now: it may be more than the pool uses, where they have become larger.
+	DataSize, MetadataSize int64
+	// What they could be made to have now, each if the other stays as it is; no less than they have.
+	DataMax, MetadataMax int64
+	// Free is what is left below them: of the file system that files lie on, of a volume group. Nobody has promised it
+	// to the pool.
+	Free int64
 }
 
 // attached are the devices of a backing that is in use.

@@ -1,0 +1,90 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+var (
+	pointGrowSpare    = fault.New("pool.grow.spare-file")
+	pointGrowMetadata = fault.New("pool.grow.metadata-file")
+	pointGrowData     = fault.New("pool.grow.data-file")
+)
+
+// room counts what the data file has blocks for and what the host has free: a sparse file may be promised more than there is,
+// and then it cannot grow.
+func (l loopback) room(context.Context) (Room, error) {
+	var data, meta unix.Stat_t
+	for path, st := range map[string]*unix.Stat_t{l.files.data(): &data, l.files.metadata(): &meta} {
+		if err := unix.Stat(path, st); err != nil {
+			return Room{}, &os.PathError{Op: "stat", Path: path, Err: err}
+		}
+	}
+	free, err := fsutil.FreeSpace(l.files.dir())
+	if err != nil {
+		return Room{}, err
+	}
+	r := Room{DataSize: data.Size, MetadataSize: meta.Size, Free: int64(free)}
+	r.DataMax = max(r.DataSize, data.Blocks*512+r.Free)
+	// The spare grows as much.
+	r.MetadataMax = max(r.MetadataSize, min(r.MetadataSize+r.Free/2&^4095, int64(thinpool.MaxMetadataSize)))
+	return r, nil
+}
+
+// grow makes the files larger, and then the loop devices, which do not see it by themselves.
+func (l loopback) grow(ctx context.Context, data, metadata int64) error {
+	if metadata > 0 {
+		if err := l.growSpare(ctx, metadata); err != nil {
+			return err
+		}
+		if err := l.growFile(ctx, l.files.metadata(), metadata, fsutil.Full); err != nil {
+			return err
+		}
+		if err := pointGrowMetadata.Hit(); err != nil {
+			return err
+		}
+	}
+	if data > 0 {
+		if err := l.growFile(ctx, l.files.data(), data, fsutil.Sparse); err != nil {
+			return err
+		}
+	}
+	return pointGrowData.Hit()
+}
+
+// growSpare comes before the metadata, which must always have a spare that is as large.
+func (l loopback) growSpare(ctx context.Context, size int64) error {
+	err := fsutil.Extend(ctx, l.files.spare(), uint64(size), fsutil.Full)
+	if errors.Is(err, errs.ErrNotFound) { // there was no room for one, which pool check says
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("spare for the metadata: %w", err)
+	}
+	return pointGrowSpare.Hit()
+}
+
+func (l loopback) growFile(ctx context.Context, path string, size int64, a fsutil.Allocation) error {
+	if err := fsutil.Extend(ctx, path, uint64(size), a); err != nil {
+		return err
+	}
+	found, err := fsutil.FindLoops(path)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		if err := fsutil.SetLoopCapacity(f.Number); err != nil {
+			return err
+		}
+	}
+	return nil
+}

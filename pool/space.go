@@ -1,0 +1,49 @@
+package pool
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// What a pool gets that was not told how to grow and when to refuse.
+const (
+	defaultGrowAt  = 80
+	defaultGrowBy  = 20
+	defaultMinFree = 10
+)
+
+// Bounds of percentages, which a record can never leave: of GrowAt and MinFree, and of GrowBy and Overcommit.
+const (
+	maxPart  = 99
+	maxRatio = 1_000_000
+)
+
+// completeSpace fills in the defaults: 0 is the default, less than 0 is none. What comes out means what it says in a record.
+func completeSpace(s Space) Space {
+	for value, def := range map[*int]int{&s.GrowAt: defaultGrowAt, &s.GrowBy: defaultGrowBy, &s.MinFree: defaultMinFree, &s.Overcommit: 0} {
+		*value = max(defaulted(*value, def), 0)
+	}
+	s.GrowLimit = max(s.GrowLimit, 0)
+	return s
+}
+
+// checkSpace tells whether a complete Space can be that of a pool with that much data. The error is ErrInvalid.
+func checkSpace(s Space, dataSize int64) error {
+	switch {
+	case s.GrowAt < 0 || s.GrowAt > maxPart:
+		return fmt.Errorf("grow at %d%%: 1 to %d: %w", s.GrowAt, maxPart, errs.ErrInvalid)
+	case s.GrowBy < 0 || s.GrowBy > maxRatio || s.GrowBy == 0 && s.GrowAt > 0:
+		return fmt.Errorf("grow by %d%%: 1 to %d: %w", s.GrowBy, maxRatio, errs.ErrInvalid)
+	case s.GrowLimit != 0 && (s.GrowLimit < dataSize || s.GrowLimit > maxSize):
+		return fmt.Errorf("grow limit of %d bytes: at least the %d that the data has: %w", s.GrowLimit, dataSize, errs.ErrInvalid)
+	case s.MinFree < 0 || s.MinFree > maxPart:
+		return fmt.Errorf("min free %d%%: up to %d: %w", s.MinFree, maxPart, errs.ErrInvalid)
+	case s.Overcommit < 0 || s.Overcommit > maxRatio:
+		return fmt.Errorf("overcommit %d%%: 1 to %d: %w", s.Overcommit, maxRatio, errs.ErrInvalid)
+	case s.Hook != "" && !filepath.IsAbs(s.Hook):
+		return fmt.Errorf("hook %q: must be an absolute path: %w", s.Hook, errs.ErrInvalid)
+	}
+	return nil
+}
