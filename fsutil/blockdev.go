@@ -99,6 +99,12 @@ func openDevice(path string, write bool, flags int) (*os.File, error) {
 	return f, nil
 }
 
+// DropCache forgets what the page cache has of an open block device: what device-mapper writes to it from above is not there.
+func DropCache(f *os.File) error {
+	_, err := ioctlNumber(int(f.Fd()), unix.BLKFLSBUF, 0)
+	return fail("drop the cache of", f.Name(), err)
+}
+
 // BetweenStarts runs f while this process is not starting a program. A program that is being started has copies of
 // all descriptors; with none around, what f closes (a device, the last file of a mount) is closed when f returns,
 // and the removal of a device in f is not made busy by such a copy of a descriptor that was closed before. f must
