@@ -97,6 +97,7 @@ func (c *storeCheck) run() {
 	c.compareIDs()
 	c.compareChildren()
 	c.compareDocuments()
+	c.compareWritable()
 	for _, key := range slices.Sorted(maps.Keys(c.nodes)) {
 		if n := c.nodes[key]; n.Parent != 0 {
 			c.checkAncestors(n)
@@ -201,6 +202,17 @@ func (c *storeCheck) compareChildren() {
 		}
 	}
 	c.compareIndex(bucketChildren, want)
+}
+
+func (c *storeCheck) compareWritable() {
+	kept, err := c.tx.Writable()
+	var sum int64
+	for _, n := range c.nodes {
+		sum += n.writable()
+	}
+	if err == nil && kept != sum {
+		c.add(ProblemIndex, "sum of what can be written", "it is kept as %d, and the nodes have %d", kept, sum)
+	}
 }
 
 func (c *storeCheck) compareDocuments() {

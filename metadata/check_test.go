@@ -97,6 +97,9 @@ func TestCheckRecords(t *testing.T) {
 		{"child lost", metadata.ProblemIndex, func(tx *bbolt.Tx) error {
 			return tx.Bucket([]byte("children")).Delete(append(key(1), key(2)...))
 		}},
+		{"sum of sizes wrong", metadata.ProblemIndex, func(tx *bbolt.Tx) error {
+			return tx.Bucket([]byte("meta")).Put([]byte("writable"), key(5))
+		}},
 		{"document's hold lost", metadata.ProblemIndex, func(tx *bbolt.Tx) error {
 			return tx.Bucket([]byte("docrefs")).Delete(append(key(1), []byte("image\x00i")...))
 		}},

@@ -18,13 +18,18 @@ func (c *Copy) fill(tx *Tx) error {
 	if err := tx.PutPool(c.Pool); err != nil {
 		return err
 	}
+	var writable int64
 	for _, n := range c.Nodes {
+		writable += n.writable()
 		if err := tx.index(n); err != nil {
 			return err
 		}
 		if err := tx.put(bucketNodes, u64(n.Key), n); err != nil {
 			return err
 		}
+	}
+	if err := tx.putWritable(writable); err != nil {
+		return err
 	}
 	for _, t := range c.Tombstones {
 		if err := tx.PutTombstone(t); err != nil {

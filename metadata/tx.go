@@ -13,7 +13,7 @@ import (
 )
 
 var (
-	bucketMeta     = []byte("meta")     // keySchema, keyPool
+	bucketMeta     = []byte("meta")     // keySchema, keyPool, keyWritable
 	bucketNodes    = []byte("nodes")    // key -> Node
 	bucketNames    = []byte("names")    // name -> key
 	bucketIDs      = []byte("ids")      // thin id -> key, of nodes whose id is not their key any more
@@ -171,6 +171,9 @@ func (tx *Tx) AddNode(n Node) (Node, error) {
 	if _, err := tx.NodeByKey(n.Key); err == nil {
 		return n, fmt.Errorf("thin id %d was used before: %w", n.ID, errs.ErrDamaged)
 	}
+	if err := tx.changeWritable(Node{}, n); err != nil {
+		return n, err
+	}
 	if err := tx.index(n); err != nil {
 		return n, err
 	}
@@ -198,6 +201,9 @@ func (tx *Tx) PutNode(n Node) error {
 			return fmt.Errorf("parent of %q: %w", n.Name, err)
 		}
 	}
+	if err := tx.changeWritable(old, n); err != nil {
+		return err
+	}
 	if err := tx.unindex(old); err != nil {
 		return err
 	}
@@ -211,6 +217,9 @@ func (tx *Tx) PutNode(n Node) error {
 func (tx *Tx) DeleteNode(key Key) error {
 	n, err := tx.NodeByKey(key)
 	if err != nil {
+		return err
+	}
+	if err := tx.changeWritable(n, Node{}); err != nil {
 		return err
 	}
 	if err := tx.unindex(n); err != nil {
