@@ -140,25 +140,30 @@ func (o MountOptions) parsed() (ParsedOptions, error) {
 	if o.MountReadOnly {
 		p.attrs |= unix.MOUNT_ATTR_RDONLY
 	}
+	p.Data = append(o.always(p.Data), p.Data...)
+	return p, nil
+}
+
+// always returns what the type is mounted with in any case, unless the given options say otherwise.
+func (o MountOptions) always(given []string) []string {
 	var always []string
 	switch o.Type {
 	case Ext4:
-		if !hasOption(p.Data, "errors") {
+		if !hasOption(given, "errors") {
 			always = append(always, "errors=remount-ro")
 		}
 		// A lazily initialized inode table (a foreign image, a mkfs without prezeroed blocks) would be written
 		// out by every snapshot for itself, in the background.
-		if !hasOption(p.Data, "init_itable") && !hasOption(p.Data, "noinit_itable") {
+		if !hasOption(given, "init_itable") && !hasOption(given, "noinit_itable") {
 			always = append(always, "noinit_itable")
 		}
 	case XFS:
 		// Every snapshot has its origin's UUID.
-		if !hasOption(p.Data, "nouuid") {
+		if !hasOption(given, "nouuid") {
 			always = append(always, "nouuid")
 		}
 	}
-	p.Data = append(always, p.Data...)
-	return p, nil
+	return always
 }
 
 func hasOption(options []string, name string) bool {
@@ -166,4 +171,16 @@ func hasOption(options []string, name string) bool {
 		key, _, _ := strings.Cut(o, "=")
 		return key == name
 	})
+}
+
+// OptionsFor returns the options that Mount would mount with, for somebody who mounts himself: "ro", the caller's, and those that the type always gets.
+func OptionsFor(o MountOptions) []string {
+	var options []string
+	if o.ReadOnly {
+		options = append(options, "ro")
+	}
+	for _, list := range o.Extra {
+		options = append(options, splitOptions(list)...)
+	}
+	return append(options, o.always(options)...)
 }
