@@ -52,7 +52,7 @@ func DetachedMount(ctx context.Context, dev string, o MountOptions) (*Detached, 
 	}
 	d := &Detached{fd: fd, dev: dev}
 	if o.Type == XFS && !p.ReadOnly() {
-		if err := stopXFSRetries(d.Path()); err != nil {
+		if err := stopRetriesOf(d.Path()); err != nil {
 			return nil, fail(what, dev, errors.Join(err, d.Close()))
 		}
 	}

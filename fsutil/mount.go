@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -34,7 +33,7 @@ func Mount(ctx context.Context, dev, dir string, o MountOptions) error {
 		return mountError(what, dir, o.Type, err)
 	}
 	if o.Type == XFS && !p.ReadOnly() {
-		if err := stopXFSRetries(dir); err != nil {
+		if err := stopRetriesOf(dir); err != nil {
 			return fail(what, dir, errors.Join(err, Unmount(context.WithoutCancel(ctx), dir, UnmountOptions{})))
 		}
 	}
@@ -53,46 +52,6 @@ func mountError(what, dir string, t Type, err error) error {
 		return errs.WithHint(fail(what, dir, err), "the device is read-only and the file system wants its journal replayed")
 	}
 	return fail(what, dir, err)
-}
-
-// xfsErrors are the kinds of metadata write errors that xfs would retry for ever: what a full pool and what
-// a pool without metadata space (or a full host file system below a loop device) gives. Such retries
-// hold up freezing, and with it the suspension of the device. See Documentation/admin-guide/xfs.rst.
-var xfsErrors = []string{"ENOSPC", "EIO"}
-
-// stopXFSRetries tells the xfs mounted at dir to give up at the first such error: it shuts down, and its
-// log is replayed by the next mount.
-func stopXFSRetries(dir string) error {
-	var st unix.Stat_t
-	if err := retryEINTR(func() error { return unix.Stat(dir, &st) }); err != nil {
-		return fail("look at", dir, err)
-	}
-	name, err := deviceName(devNum(uint64(st.Dev)))
-	if err != nil {
-		return err
-	}
-	for _, kind := range xfsErrors {
-		path := fmt.Sprintf("/sys/fs/xfs/%s/error/metadata/%s/max_retries", name, kind)
-		if err := writeAttribute(path, "0"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func writeAttribute(path, value string) error {
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
-	if err != nil {
-		return fail("set", path, errors.Unwrap(err))
-	}
-	_, err = f.WriteString(value)
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fail("set", path, errors.Unwrap(err))
-	}
-	return nil
 }
 
 // UnmountOptions says how to unmount.

@@ -8,8 +8,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -74,7 +77,7 @@ func TestXFSGivesUp(t *testing.T) {
 	mkfs(t, l.Path, fsutil.MkfsOptions{Type: fsutil.XFS})
 	check := func(t *testing.T) {
 		t.Helper()
-		for _, kind := range []string{"ENOSPC", "EIO"} {
+		for _, kind := range []string{"ENOSPC", "EIO", "default"} {
 			b, err := os.ReadFile(fmt.Sprintf("/sys/fs/xfs/loop%d/error/metadata/%s/max_retries", l.Number, kind))
 			if err != nil || string(b) != "0\n" {
 				t.Errorf("retries after %s: %q, %v", kind, b, err)
@@ -89,6 +92,24 @@ func TestXFSGivesUp(t *testing.T) {
 		d := detached(t, l.Path, fsutil.MountOptions{Type: fsutil.XFS})
 		check(t)
 		closeDetached(t, d)
+	})
+	t.Run("mounted by somebody else", func(t *testing.T) {
+		if err := fsutil.StopRetries(l.DevNum); !errors.Is(err, errs.ErrNotFound) {
+			t.Errorf("not mounted: %v", err)
+		}
+		dir := t.TempDir()
+		if err := unix.Mount(l.Path, dir, "xfs", 0, "nouuid"); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unmount(t, dir) })
+		mounted, err := fsutil.MountedXFS()
+		if err != nil || !slices.Contains(mounted, l.DevNum) {
+			t.Errorf("mounted: %v, %v", mounted, err)
+		}
+		if err := fsutil.StopRetries(l.DevNum); err != nil {
+			t.Error(err)
+		}
+		check(t)
 	})
 }
 

@@ -93,11 +93,18 @@ func (p *Pool) CreateThin(id ID) error {
 // after 2^24 of them is silent corruption. The superblock has the clock
 // (thinmeta.Superblock.Time), the status does not.
 func (p *Pool) CreateSnap(id, origin ID) error {
+	_, err := p.CreateSnapStatus(id, origin)
+	return err
+}
+
+// CreateSnapStatus is CreateSnap, and the pool's status after it, which has been
+// looked at in any case.
+func (p *Pool) CreateSnapStatus(id, origin ID) (PoolStatus, error) {
 	if err := errors.Join(id.check(), origin.check()); err != nil {
-		return err
+		return PoolStatus{}, err
 	}
-	return p.commit(fmt.Sprintf("create snapshot %d of thin %d in pool %s", id, origin, p.ref),
-		fmt.Sprintf("create_snap %d %d", id, origin))
+	return p.message(fmt.Sprintf("create snapshot %d of thin %d in pool %s", id, origin, p.ref),
+		fmt.Sprintf("create_snap %d %d", id, origin), nil)
 }
 
 // Delete removes a thin device from the pool. It discards nothing on the data
