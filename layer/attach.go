@@ -66,6 +66,9 @@ func (s *Store) attach(ctx context.Context, name string, readOnly bool) (string,
 			}
 		}
 	}
+	if err := o.Mark(n.ID); err != nil { // a claim without a device is found by it
+		return "", err
+	}
 	if err := o.claim(n.ID, claim); err != nil {
 		return "", err
 	}

@@ -53,6 +53,15 @@ func (o *op) claim(id metadata.ThinID, name string) error {
 	return pointClaimed.Hit()
 }
 
+// unclaimAll drops all claims on a thin device.
+func (o *op) unclaimAll(id metadata.ThinID) error {
+	held, err := o.claims(id)
+	for _, name := range held {
+		err = errors.Join(err, o.unclaim(id, name))
+	}
+	return err
+}
+
 // unclaim drops a claim; one that is not there is no error.
 func (o *op) unclaim(id metadata.ThinID, name string) error {
 	if err := removeFile(filepath.Join(o.claimDir(id), name)); err != nil {

@@ -226,9 +226,16 @@ func (o *op) settleMarked() error {
 }
 
 // settleDevice is settleMarked for one device, whose lock is held. One that somebody views goes when he
-// ends, whichever way.
+// ends, whichever way. A claim on what has no device is of one who died before he gave it out.
 func (o *op) settleDevice(id metadata.ThinID) error {
 	if err := o.resumeDead(id); err != nil {
+		return err
+	}
+	_, err := o.dm().Info(o.ref(id))
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return o.unclaimAll(id)
+	}
+	if err != nil {
 		return err
 	}
 	return o.release(metadata.Node{ID: id})

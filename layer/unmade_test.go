@@ -6,11 +6,12 @@ import (
 	"testing"
 
 	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/test/pooltest"
 )
 
 // A process is killed while it makes the device that it attaches, after its claim: the device without a table
-// goes, the claim stays. There is no crash point between the kernel calls of an activation; random kills found it.
+// goes, and the claim with it. There is no crash point between the kernel calls of an activation; random kills found it.
 func TestKilledMakingClaimedDevice(t *testing.T) {
 	playOn(t, "ext4", func(t *testing.T, sc *scene) {
 		sc.killed("attach", "layer.claim.made")
@@ -28,6 +29,18 @@ func TestKilledMakingClaimedDevice(t *testing.T) {
 		must(t, err)
 		sc.handedOut("x-s")
 		must(t, sc.s.Detach(sc.ctx, "x-s"))
+	})
+}
+
+// A process is killed after its claim, before it has made the device that it attaches: the claim was of nobody who
+// has got anything, and keeps nobody out.
+func TestKilledAfterClaim(t *testing.T) {
+	playOn(t, "ext4", func(t *testing.T, sc *scene) {
+		sc.killed("attach", "layer.claim.made")
+		sc.open()
+		_, err := sc.s.Mount(sc.ctx, "x-s", "", layer.MountOptions{Trust: true})
+		must(t, err)
+		must(t, sc.s.Unmount(sc.ctx, "x-s"))
 	})
 }
 
