@@ -50,6 +50,7 @@ another snapshot, or of nothing.`,
 		&cobra.Group{ID: groupPools, Title: "Pools:"},
 		&cobra.Group{ID: groupNodes, Title: "Layers and snapshots:"},
 		&cobra.Group{ID: groupImages, Title: "Images:"},
+		&cobra.Group{ID: groupService, Title: "Service:"},
 		&cobra.Group{ID: groupHelp, Title: "Help:"},
 	)
 	a.addCommands(root)
@@ -63,10 +64,11 @@ another snapshot, or of nothing.`,
 
 // The groups of commands in the help text.
 const (
-	groupPools  = "pools"
-	groupNodes  = "nodes"
-	groupImages = "images"
-	groupHelp   = "help"
+	groupPools   = "pools"
+	groupNodes   = "nodes"
+	groupImages  = "images"
+	groupService = "service"
+	groupHelp    = "help"
 )
 
 func (a *app) addGlobalFlags(root *cobra.Command) {
@@ -97,6 +99,7 @@ func (a *app) addCommands(root *cobra.Command) {
 		a.newReset(), a.newResize(), a.newRename(), a.newLabel(), a.newRm(), a.newPrune(), a.newLs(),
 		a.newInspect(), a.newTree(), a.newDiff(), a.newFsck(), a.newTrim(),
 		a.newImage(),
+		a.newServe(),
 		a.newDoctor(), a.newVersion(), a.newCompletion(),
 	} {
 		root.AddCommand(cmd)

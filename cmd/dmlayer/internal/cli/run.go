@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -25,6 +26,9 @@ type app struct {
 	flags  globalFlags
 	format format             // what flags.format means; set before a command runs
 	stop   context.CancelFunc // ends the time that --timeout allows
+
+	// stays says that the command outlives the terminal it was started from: SIGHUP does not end it.
+	stays atomic.Bool
 }
 
 // interrupted is the cause of a context that a signal cancelled.
@@ -69,7 +73,7 @@ func (a *app) catchSignals(ctx context.Context) (context.Context, func()) {
 		defer close(stopped)
 		for s := range signals {
 			sig, ok := s.(syscall.Signal)
-			if !ok || sig == syscall.SIGPIPE {
+			if !ok || sig == syscall.SIGPIPE || sig == syscall.SIGHUP && a.stays.Load() {
 				continue
 			}
 			if context.Cause(ctx) != nil {

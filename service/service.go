@@ -1,0 +1,153 @@
+// Package service is a process that lives with a pool: it grows it, finishes what dead processes left, copies the records
+// now and then, and carries the sockets through which others use the pool. It is what `dmlayer serve` runs.
+//
+// Everything it does can also be done by commands while it does not run, and in any mixture with them.
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/layer"
+	"github.com/dmlayer/dmlayer/pool"
+)
+
+// Endpoint serves clients of a pool.
+type Endpoint interface {
+	// Serve returns when ctx has ended and what was running has been finished, or when it cannot go on.
+	Serve(ctx context.Context) error
+}
+
+// Opener makes an endpoint that works on a store. It has the socket when it returns.
+type Opener func(ctx context.Context, s *layer.Store) (Endpoint, error)
+
+// Config says what Run serves.
+type Config struct {
+	Dirs      pool.Dirs
+	Pool      string
+	Logger    *slog.Logger // nil is silent
+	Endpoints []Opener
+	// Every is how long nothing may happen until everything is looked at all the same; 0 is a minute.
+	Every time.Duration
+}
+
+// errGone says that the pool that was served is not there any more.
+var errGone = errors.New("the pool is gone")
+
+// Run serves a pool until ctx ends, which is no error. Where there is no such pool at the beginning it is ErrNotFound, and
+// ErrBusy where another process serves it. A pool that goes away later, or changes hands, is waited for.
+func Run(ctx context.Context, c Config) error {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Every == 0 {
+		c.Every = time.Minute
+	}
+	tell := newNotifier()
+	defer tell.send("STOPPING=1")
+	store, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		err := c.life(ctx, store, tell)
+		if cerr := store.Close(); err == nil {
+			err = cerr
+		}
+		if !errors.Is(err, errGone) || ctx.Err() != nil {
+			return err
+		}
+		c.Logger.Warn("the pool is gone: waiting for one of its name", "pool", c.Pool)
+		tell.send("STATUS=pool " + c.Pool + " is gone")
+		if store, err = c.await(ctx); err != nil {
+			return err
+		}
+		if store == nil {
+			return nil
+		}
+		c.Logger.Info("there is a pool again", "pool", c.Pool)
+	}
+}
+
+func (c Config) open(ctx context.Context) (*layer.Store, error) {
+	return layer.Open(ctx, layer.Config{Dirs: c.Dirs, Pool: c.Pool, Logger: c.Logger})
+}
+
+// life serves the pool that the store is of, until ctx ends or there is no such pool any more.
+func (c Config) life(ctx context.Context, store *layer.Store, tell *notifier) (err error) {
+	p := store.Pool()
+	stop, err := p.Serve(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	servers := make([]Endpoint, 0, len(c.Endpoints))
+	for _, open := range c.Endpoints {
+		e, err := open(ctx, store)
+		if err != nil {
+			return err
+		}
+		servers = append(servers, e)
+	}
+	tell.send("READY=1\nSTATUS=pool " + c.Pool)
+	c.Logger.Info("serving", "pool", c.Pool)
+	return together(ctx, c.tasks(store, servers)...)
+}
+
+// task is one thing that goes on while a pool is served. Its first error ends all of them; so does the end of ctx, which is
+// no error.
+type task func(ctx context.Context) error
+
+func (c Config) tasks(store *layer.Store, servers []Endpoint) []task {
+	tasks := make([]task, 0, len(servers)+1)
+	for _, e := range servers {
+		tasks = append(tasks, e.Serve)
+	}
+	return append(tasks, func(ctx context.Context) error { <-ctx.Done(); return nil })
+}
+
+// together runs tasks until one of them ends, ends the others and waits for them.
+func together(ctx context.Context, tasks ...task) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	failed := make([]error, len(tasks))
+	var all sync.WaitGroup
+	for i, t := range tasks {
+		all.Go(func() {
+			err := t(ctx)
+			if ctx.Err() == nil { // the one that ended first says why
+				failed[i] = err
+			}
+			cancel(err)
+		})
+	}
+	all.Wait()
+	return errors.Join(failed...)
+}
+
+// await returns the store of the pool that takes the place of one that went away, or nil when ctx has ended.
+func (c Config) await(ctx context.Context) (*layer.Store, error) {
+	again := time.NewTicker(c.Every)
+	defer again.Stop()
+	for {
+		store, err := c.open(ctx)
+		switch {
+		case err == nil:
+			return store, nil
+		case ctx.Err() != nil:
+			return nil, nil
+		case errs.Class(err) != errs.ErrNotFound && errs.Class(err) != errs.ErrBusy:
+			return nil, fmt.Errorf("the pool that is there now: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case <-again.C:
+		}
+	}
+}
