@@ -53,7 +53,7 @@ func Probe(dev string) ([]Signature, error) {
 func ProbeReader(r io.ReaderAt, size int64) ([]Signature, error) {
 	p := &prober{r: r, size: size}
 	for _, look := range []func(*prober){
-		(*prober).magics, (*prober).ext, (*prober).superblocks, (*prober).lvm, (*prober).gpt, (*prober).bootSector,
+		(*prober).magics, (*prober).ext, (*prober).superblocks, (*prober).lvm, (*prober).gpt, (*prober).sun, (*prober).bootSector,
 		(*prober).swap, (*prober).md, (*prober).zfs, (*prober).tails,
 	} {
 		look(p)

@@ -21,6 +21,7 @@ func le64(n uint64) string { return string(binary.LittleEndian.AppendUint64(nil,
 // magics are long enough that they do not turn up by chance. From the headers of the kernel
 // (include/uapi/linux/magic.h, drivers/md, fs) and the format documents of the others.
 var magics = []magic{
+	{"dmlayer", 0, "dmlayer disk "},
 	{"xfs-log", 0, be32(0xfeedbabe)},
 	{"btrfs", 0x10040, "_BHRfS_M"},
 	{"luks", 0, "LUKS\xba\xbe"},
@@ -77,6 +78,10 @@ var magics = []magic{
 	{"exfat", 3, "EXFAT   "},
 	{"refs", 3, "ReFS\x00\x00\x00\x00"},
 	{"bitlocker", 3, "-FVE-FS-"},
+	{"bsd", 0, le32(0x82564557)},
+	{"bsd", 64, le32(0x82564557)},
+	{"bsd", 512, le32(0x82564557)},
+	{"mac", 512, "PM\x00\x00"},
 }
 
 func (p *prober) magics() {
@@ -163,6 +168,21 @@ func (p *prober) gpt() {
 func guid(b []byte) string {
 	le := binary.LittleEndian
 	return fmt.Sprintf("%08x-%04x-%04x-%x-%x", le.Uint32(b), le.Uint16(b[4:]), le.Uint16(b[6:]), b[8:10], b[10:16])
+}
+
+// sun looks for a SPARC disk label, whose words have the sum 0.
+func (p *prober) sun() {
+	b := p.at(0, 512)
+	if b == nil || string(b[508:510]) != "\xda\xbe" {
+		return
+	}
+	var sum uint16
+	for i := 0; i < len(b); i += 2 {
+		sum ^= binary.BigEndian.Uint16(b[i:])
+	}
+	if sum == 0 {
+		p.add(Signature{Type: "sun", Offset: 508})
+	}
 }
 
 // bootSector looks at what ends in 55 aa: a FAT, a partition table or a boot loader.
@@ -262,6 +282,8 @@ func (p *prober) tails() {
 		{"isw-raid", 1024, "Intel Raid ISM Cfg Sig. "},
 		{"ddf-raid", 512, "\xde\x11\xde\x11"},
 		{"ddf-raid", 512, "\x11\xde\x11\xde"},
+		{"nvidia-raid", 1024, "NVIDIA  "},
+		{"lsi-raid", 512, "$XIDE$"},
 		{"drbd", 4096 - 60, "\x83\x74\x02\x6b"},
 		{"drbd", 4096 - 60, "\x83\x74\x02\x6c"},
 		{"drbd", 4096 - 60, "\x83\x74\x02\x6d"},

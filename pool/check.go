@@ -179,8 +179,11 @@ func (c *checker) checkBacking() error {
 }
 
 func (c *checker) checkSuspended() error {
-	for _, suffix := range []string{suffixPool, suffixMetadata} {
+	for _, suffix := range []string{suffixPool, suffixMetadata, suffixData} {
 		info, err := c.p.dm.Info(devmapper.ByUUID(deviceUUID(c.p.record.UUID, suffix)))
+		if suffix == suffixData && errors.Is(err, devmapper.ErrNotFound) {
+			continue
+		}
 		if err != nil {
 			return err
 		}

@@ -111,7 +111,7 @@ func (s *Session) gatherDevices(_ context.Context, f *facts) error {
 		switch {
 		case thin && id != labelID:
 			err = s.gatherDevice(f, id, d)
-		case ours && (thin || suffix == suffixPool || suffix == suffixMetadata):
+		case ours && (thin || suffix == suffixPool || suffix == suffixMetadata || suffix == suffixData):
 		case ours:
 			f.others = append(f.others, NewFinding(FoundDeviceForeign, "device "+string(d.Name), "its uuid %s is of no kind that dmlayer makes", d.UUID))
 		default:

@@ -73,7 +73,10 @@ type attached struct {
 	metadataPath   string
 	dataSize       int64 // bytes
 	metadataSize   int64 // bytes, all of the backing
-	close          func() error
+	// Where they begin on their devices, in bytes. Data that does not begin with its device is reached through a linear device,
+	// as the metadata always is: see activateLinear.
+	dataStart, metadataStart int64
+	close                    func() error
 }
 
 // backing returns what the pool's record describes.

@@ -86,6 +86,7 @@ func (f files) state(uuid string) string { return filepath.Join(f.dirs.Run, "sta
 const (
 	suffixPool     = "pool"
 	suffixMetadata = "metadata"
+	suffixData     = "data" // only where data does not begin with its device
 )
 
 // labelID is the thin device that says which pool this is.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -154,23 +156,23 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 		return err
 	}
 	if p.record.State != metadata.PoolCreating {
-		if err := p.checkSuperblock(a.metadataPath); err != nil {
+		if err := p.checkSuperblock(a.metadataPath, a.metadataStart); err != nil {
 			return err
 		}
 	}
-	meta, err := p.activateMetadata(a)
+	meta, data, err := p.activateLinear(a)
 	if err != nil {
 		return err
 	}
-	table := p.table(meta, a.data, a.dataSize)
+	table := p.table(meta, data, a.dataSize)
 	length := devmapper.SectorsOf(uint64(a.dataSize / p.record.BlockSize * p.record.BlockSize))
 	if err := pointStartMetadata.Hit(); err != nil {
-		return errors.Join(err, p.removeDevice(deviceUUID(p.record.UUID, suffixMetadata)))
+		return errors.Join(err, p.removeLinear())
 	}
 	uuid := deviceUUID(p.record.UUID, suffixPool)
 	info, err := thinpool.ActivatePool(p.dm, deviceName(p.record.UUID, suffixPool), uuid, length, table)
 	if err != nil {
-		return errors.Join(err, p.removeDevice(deviceUUID(p.record.UUID, suffixMetadata)))
+		return errors.Join(err, p.removeLinear())
 	}
 	s.Device = info.Dev
 	s.Thin = thinpool.NewPool(p.dm, devmapper.ByUUID(uuid))
@@ -178,25 +180,6 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 		return err
 	}
 	return nil
-}
-
-// activateMetadata puts a linear device over the metadata backing, less the part that is held back.
-func (p *Pool) activateMetadata(a attached) (devmapper.DevNum, error) {
-	uuid := deviceUUID(p.record.UUID, suffixMetadata)
-	size := devmapper.SectorsOf(uint64(a.metadataSize-p.record.Backing.MetadataHeld) &^ 4095)
-	if _, err := p.dm.Create(deviceName(p.record.UUID, suffixMetadata), uuid); err != nil {
-		return devmapper.DevNum{}, err
-	}
-	ref := devmapper.ByUUID(uuid)
-	err := p.dm.Load(ref, devmapper.LoadOptions{}, devmapper.Target{Length: size, Type: "linear", Params: a.metadata.String() + " 0"})
-	var info devmapper.Info
-	if err == nil {
-		info, err = p.dm.Resume(ref, devmapper.ResumeOptions{})
-	}
-	if err != nil {
-		return devmapper.DevNum{}, errors.Join(err, p.removeDevice(uuid))
-	}
-	return info.Dev, nil
 }
 
 func (p *Pool) table(meta, data devmapper.DevNum, dataSize int64) thinpool.PoolTable {
@@ -213,13 +196,13 @@ func (p *Pool) table(meta, data devmapper.DevNum, dataSize int64) thinpool.PoolT
 }
 
 // checkSuperblock refuses to activate what is no thin pool, or another one.
-func (p *Pool) checkSuperblock(path string) error {
+func (p *Pool) checkSuperblock(path string, start int64) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	sb, err := thinmeta.ReadSuperblock(f)
+	sb, err := thinmeta.ReadSuperblock(io.NewSectionReader(f, start, thinmeta.BlockSize))
 	if err != nil {
 		return errs.WithHint(fmt.Errorf("metadata of pool %q: %w: %w", p.files.name, err, errs.ErrDamaged),
 			"dmlayer pool check "+p.files.name+" says more, and with --repair has it repaired. Nothing was changed")
@@ -297,9 +280,10 @@ func (s *Session) deactivateAll(ctx context.Context) error {
 	if err != nil {
 		return kernelError(err)
 	}
-	own := []devmapper.UUID{deviceUUID(p.record.UUID, suffixPool), deviceUUID(p.record.UUID, suffixMetadata)}
+	pool := deviceUUID(p.record.UUID, suffixPool)
+	own := []devmapper.UUID{pool, deviceUUID(p.record.UUID, suffixMetadata), deviceUUID(p.record.UUID, suffixData)}
 	for _, d := range list {
-		if d.UUID == own[0] || d.UUID == own[1] {
+		if slices.Contains(own, d.UUID) {
 			continue
 		}
 		if err := p.removeDevice(d.UUID); err != nil {
@@ -309,13 +293,13 @@ func (s *Session) deactivateAll(ctx context.Context) error {
 	if err := pointStopDevices.Hit(); err != nil {
 		return err
 	}
-	if err := p.removeDevice(own[0]); err != nil {
+	if err := p.removeDevice(pool); err != nil {
 		return err
 	}
 	if err := pointStopPool.Hit(); err != nil {
 		return err
 	}
-	return p.removeDevice(own[1])
+	return p.removeLinear()
 }
 
 // removeDevice removes one dm device; one that is not there is no error.

@@ -273,7 +273,7 @@ func (e *Env) checkDevices(r *records) error {
 			all = errors.Join(all, fmt.Errorf("device %s is suspended or has no table: %+v", d.UUID, info))
 		}
 		suffix := strings.TrimPrefix(string(d.UUID), prefix)
-		if suffix == "pool" || suffix == "metadata" {
+		if suffix == "pool" || suffix == "metadata" || suffix == "data" {
 			continue
 		}
 		id, err := strconv.ParseUint(suffix, 10, 24)
