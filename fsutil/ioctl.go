@@ -36,6 +36,14 @@ type xfsGeometryV1 struct {
 	dirBlockSize                            uint32
 }
 
+// What is looked at of the superblocks of an xfs: struct xfs_dsb.
+const (
+	xfsMagic       = "XFSB"
+	xfsDataBlocks  = 8  // be64
+	xfsAGCount     = 88 // be32
+	xfsSuperSector = 512
+)
+
 type xfsGrowFSData struct {
 	newBlocks uint64
 	imaxPct   uint32

@@ -127,5 +127,6 @@ func (l NewLayer) on(parent metadata.Node) metadata.Node {
 	return metadata.Node{
 		Name: l.Name, Kind: metadata.KindLayer, Parent: parent.Key, Size: max(l.Options.Size, parent.Size), FS: parent.FS,
 		Created: time.Now().UTC(), Labels: l.Options.Labels, Attrs: maps.Clone(l.Options.Attrs), Foreign: parent.Foreign,
+		Grown: parent.Grown || l.Options.Size > parent.Size,
 	}
 }

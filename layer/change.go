@@ -48,6 +48,7 @@ func (s *Store) reset(ctx context.Context, name, to string) error {
 	}
 	fresh := n
 	fresh.Parent, fresh.Foreign, fresh.FS, fresh.Size = origin.Key, origin.Foreign, origin.FS, max(n.Size, origin.Size)
+	fresh.Grown = origin.Grown || n.Size > origin.Size
 	if fresh.ID, err = o.snapshotOf(ctx, origin); err != nil {
 		return err
 	}
@@ -115,8 +116,8 @@ func (o *op) resize(ctx context.Context, n metadata.Node, size int64) error {
 		if err := errors.Join(o.Writable(), o.NoSpace()); err != nil {
 			return err // the file system could not grow
 		}
-		n.Size = size
-		if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Size = size }); err != nil {
+		n.Size, n.Grown = size, true
+		if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Size, n.Grown = size, true }); err != nil {
 			return err
 		}
 	}

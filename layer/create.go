@@ -82,7 +82,7 @@ func (s *Store) trySnapshot(ctx context.Context, name string, so SnapshotOptions
 	defer o.Exit()
 	n := metadata.Node{
 		Name: name, Kind: metadata.Kind(so.Kind), Parent: parent.Key, Size: max(so.Size, parent.Size), FS: parent.FS,
-		Created: time.Now().UTC(), Labels: so.Labels, Attrs: so.Attrs, Foreign: parent.Foreign,
+		Created: time.Now().UTC(), Labels: so.Labels, Attrs: so.Attrs, Foreign: parent.Foreign, Grown: parent.Grown || so.Size > parent.Size,
 	}
 	if n.ID, err = o.snapshotOf(ctx, parent); err != nil {
 		return Node{}, err

@@ -191,6 +191,9 @@ func withMount(ctx context.Context, d *device, n metadata.Node, readOnly bool, f
 	}
 	if !readOnly {
 		err = fsutil.Grow(ctx, m.Path())
+		if err == nil {
+			err = finishGrowth(ctx, m.Path(), n)
+		}
 	}
 	if err == nil {
 		err = fn(m)

@@ -173,9 +173,17 @@ func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readO
 func growBehind(ctx context.Context, d *device, dir string, n metadata.Node) error {
 	fs, err := fsutil.ReadFS(d.File)
 	if err == nil && fs.Size+uint64(fs.BlockSize) > uint64(n.Size) {
-		return nil
+		return finishGrowth(ctx, dir, n)
 	}
 	return fsutil.Grow(ctx, dir)
+}
+
+// finishGrowth brings up what a power cut may have left behind a growth that counts as done.
+func finishGrowth(ctx context.Context, dir string, n metadata.Node) error {
+	if !n.Grown {
+		return nil
+	}
+	return fsutil.FinishGrowth(ctx, dir)
 }
 
 // mountsOf returns where a node is mounted in our mount namespace.

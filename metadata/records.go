@@ -133,6 +133,7 @@ type Node struct {
 	Labels  map[string]string `json:"labels,omitempty"`
 	Attrs   map[string]string `json:"attrs,omitempty"`
 	Foreign bool              `json:"foreign,omitempty"`
+	Grown   bool              `json:"grown,omitempty"` // its file system is larger than mkfs made it, or is about to be
 }
 
 // Tombstone is a thin device that is being deleted.
