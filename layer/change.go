@@ -54,7 +54,7 @@ func (s *Store) reset(ctx context.Context, name, to string) error {
 	}
 	if err = pointResetMade.Hit(); err == nil {
 		err = o.update(ctx, func(tx *metadata.Tx) error {
-			if err := errors.Join(stillSame(tx, n), stillSame(tx, origin)); err != nil {
+			if err := errors.Join(stillSame(tx, n), stillSame(tx, origin), o.admitRecord(tx, fresh.Size-n.Size)); err != nil {
 				return err
 			}
 			if err := tx.PutNode(fresh); err != nil {
@@ -113,11 +113,16 @@ func (o *op) resize(ctx context.Context, n metadata.Node, size int64) error {
 	}
 	// The record comes first: mounting then finishes whatever a crash cuts short.
 	if size > n.Size {
-		if err := errors.Join(o.Writable(), o.NoSpace()); err != nil {
+		if err := o.Writable(); err != nil {
 			return err // the file system could not grow
 		}
+		if err := o.admit(ctx); err != nil {
+			return err
+		}
+		more := size - n.Size
 		n.Size, n.Grown = size, true
-		if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Size, n.Grown = size, true }); err != nil {
+		err := o.editIf(ctx, n.Key, func(tx *metadata.Tx) error { return o.admitRecord(tx, more) }, func(n *metadata.Node) { n.Size, n.Grown = size, true })
+		if err != nil {
 			return err
 		}
 	}
@@ -218,8 +223,16 @@ func (o *op) label(ctx context.Context, n metadata.Node, set map[string]string, 
 
 // edit changes a record of which nothing in the kernel depends. The node's lock is held.
 func (o *op) edit(ctx context.Context, key metadata.Key, change func(*metadata.Node)) error {
+	return o.editIf(ctx, key, func(*metadata.Tx) error { return nil }, change)
+}
+
+// editIf is edit with a condition, which is looked at in the same transaction.
+func (o *op) editIf(ctx context.Context, key metadata.Key, condition func(*metadata.Tx) error, change func(*metadata.Node)) error {
 	var n metadata.Node
 	err := o.update(ctx, func(tx *metadata.Tx) (err error) {
+		if err := condition(tx); err != nil {
+			return err
+		}
 		if n, err = tx.NodeByKey(key); err != nil {
 			return err
 		}

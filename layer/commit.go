@@ -93,6 +93,9 @@ func (o *op) commitCopy(ctx context.Context, src metadata.Node, name string, co 
 			if err := stillSame(tx, src); err != nil {
 				return err
 			}
+			if err := o.admitRecord(tx, 0); err != nil {
+				return err
+			}
 			if co.Move {
 				if n, err = become(tx, src, n); err != nil {
 					return err

@@ -84,6 +84,9 @@ func (s *Store) trySnapshot(ctx context.Context, name string, so SnapshotOptions
 		Name: name, Kind: metadata.Kind(so.Kind), Parent: parent.Key, Size: max(so.Size, parent.Size), FS: parent.FS,
 		Created: time.Now().UTC(), Labels: so.Labels, Attrs: so.Attrs, Foreign: parent.Foreign, Grown: parent.Grown || so.Size > parent.Size,
 	}
+	if err := o.admitWritable(ctx, n.Size); err != nil {
+		return Node{}, err
+	}
 	if n.ID, err = o.snapshotOf(ctx, parent); err != nil {
 		return Node{}, err
 	}
@@ -221,6 +224,9 @@ func (o *op) record(ctx context.Context, n metadata.Node, parent metadata.Node) 
 			return err
 		}
 		if err := o.s.sameParent(tx, parent); err != nil {
+			return err
+		}
+		if err := o.admitRecord(tx, canWrite(n)); err != nil {
 			return err
 		}
 		n, err = tx.AddNode(n)

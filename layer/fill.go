@@ -161,6 +161,9 @@ func (w *work) recordCopy(ctx context.Context, d *device, blobs bool) error {
 	if err := w.chain.advance(n); err != nil {
 		return err
 	}
+	if err := w.admitNext(ctx); err != nil {
+		return err
+	}
 	next := w.chain.todo[0].on(n)
 	next.ID = w.node.ID
 	w.node, w.parent = next, n

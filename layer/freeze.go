@@ -50,7 +50,7 @@ func (o *op) snapshotSuspended(ctx context.Context, id metadata.ThinID, origin m
 	}
 	err := pointSuspended.Hit()
 	if err == nil {
-		err = o.Thin.CreateSnap(thinpool.ID(id), thinpool.ID(origin.ID))
+		o.after, err = o.Thin.CreateSnapStatus(thinpool.ID(id), thinpool.ID(origin.ID))
 	}
 	if err == nil {
 		err = pointSuspendedSnapped.Hit()

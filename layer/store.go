@@ -8,12 +8,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/run"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
+	"github.com/dmlayer/dmlayer/thinpool"
 )
 
 // Store is a pool's nodes. It is safe for concurrent use, also together with other processes.
@@ -29,6 +31,8 @@ type Store struct {
 	recoverAt  metadata.ThinID // high mark from which on it is due again
 
 	hints hints
+
+	space atomic.Pointer[pool.Space] // as the record had it when this process read it last
 }
 
 // Open opens the pool's nodes: it starts the pool if it does not run, checks that records and pool
@@ -109,6 +113,7 @@ type op struct {
 	s       *Store
 	version uint64 // of the store, in the last transaction
 	seen    seen
+	after   thinpool.PoolStatus // the last snapshot of this operation
 }
 
 func (s *Store) begin(ctx context.Context) (*op, error) {
@@ -162,7 +167,7 @@ func (s *Store) beginCreate(ctx context.Context) (*op, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := o.NoSpace(); err != nil {
+	if err := o.admit(ctx); err != nil {
 		o.Exit()
 		return nil, err
 	}
@@ -196,6 +201,7 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 			return err
 		}
 		o.s.enterLife(record)
+		o.s.space.Store(&record.Space)
 		gone = o.s.seenGone()
 		low, high, err = settle(tx, gone)
 		return err

@@ -7,7 +7,6 @@ import (
 	"os"
 
 	"github.com/dmlayer/dmlayer/devmapper"
-	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
@@ -143,16 +142,6 @@ func stateOf(k thinpool.PoolStatus) string {
 		return StateOutOfDataSpace
 	}
 	return StateActive
-}
-
-// NoSpace is ErrNoSpace where the pool's data device was full when the session began: what needs
-// new blocks cannot be made, deleting works.
-func (s *Session) NoSpace() error {
-	if s.Status.Mode != thinpool.ModeOutOfDataSpace {
-		return nil
-	}
-	err := fmt.Errorf("pool %q is out of data space: %w", s.p.files.name, errs.ErrNoSpace)
-	return errs.WithHint(err, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
 }
 
 // Life is what the status says of it.
