@@ -56,6 +56,10 @@ type LVM struct {
 	DataLV     string `json:"dataLv"`
 	MetadataLV string `json:"metadataLv"`
 
+	// The volumes' UUIDs, known once they have been made.
+	DataUUID     string `json:"dataUuid,omitempty"`
+	MetadataUUID string `json:"metadataUuid,omitempty"`
+
 	// MadeVG tells that the volume group was made for the pool, on Device, and goes with it.
 	MadeVG bool   `json:"madeVg,omitempty"`
 	Device string `json:"device,omitempty"`
@@ -73,6 +77,7 @@ type LVMThinPool struct {
 	Zero         bool   `json:"zero,omitempty"`
 	Discards     string `json:"discards"`
 	WhenFull     string `json:"whenFull,omitempty"` // "error" or "queue"
+	NoSpare      bool   `json:"noSpare,omitempty"`  // the volume group had no spare for metadata
 }
 
 // Space says how a pool grows, and what it refuses when it runs low. The zero value does and refuses nothing.
