@@ -210,7 +210,7 @@ func fillWith(files map[string]string) func(context.Context, *layer.LayerWriter)
 
 // nodeOperations are the operations on nodes.
 func nodeOperations(fs string) []operation {
-	return slices.Concat(makingOperations(fs), chainOperations(), usingOperations(), foreignOperations(), committingOperations(), changingOperations(), recordOperations())
+	return slices.Concat(makingOperations(fs), chainOperations(), usingOperations(), foreignOperations(), committingOperations(), changingOperations(), recordOperations(), userOperations())
 }
 
 func makingOperations(fs string) []operation {

@@ -86,9 +86,12 @@ func bury(tx *metadata.Tx, n metadata.Node) error {
 	return tx.PutTombstone(metadata.Tombstone{ID: n.ID, Name: n.Name, Since: time.Now().UTC()})
 }
 
+// AttrKeeper is the attribute that names who keeps a node and removes it himself, a program outside that Prune cannot ask.
+const AttrKeeper = "keeper"
+
 // Prune removes the layers that nothing uses, and then those that only they used, and returns their
-// names in the order of removal. Templates that nothing starts from go with them, unnamed. A dry run
-// only says what would go.
+// names in the order of removal. Templates that nothing starts from go with them, unnamed; a layer that has a
+// keeper stays. A dry run only says what would go.
 func (s *Store) Prune(ctx context.Context, dryRun bool) ([]string, error) {
 	removed := []string{}
 	candidates, err := s.prunable(ctx)
@@ -127,7 +130,7 @@ func (s *Store) prunable(ctx context.Context) ([]metadata.Node, error) {
 		return tx.Nodes(func(n metadata.Node) error {
 			nodes = append(nodes, n)
 			free := n.Kind == metadata.KindLayer || n.Kind == metadata.KindTemplate && n.Name != base
-			if !free || len(tx.DocumentsOf(n.Key)) > 0 {
+			if !free || n.Attrs[AttrKeeper] != "" || len(tx.DocumentsOf(n.Key)) > 0 {
 				keep[n.Key] = true
 			}
 			return nil
