@@ -54,6 +54,7 @@ var arrows = map[string][]string{
 	"internal/fault":    {},
 	"internal/lockfile": {internal, xsys},
 	"internal/run":      {internal, xsys},
+	"internal/socket":   {internal, xsys},
 
 	"internal/testenv":     {internal, xsys},
 	"internal/vmexec":      {internal, xsys},
