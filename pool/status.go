@@ -45,8 +45,12 @@ func (p *Pool) Inspect(ctx context.Context) (Status, error) {
 	defer s.Exit()
 	var st Status
 	var record metadata.Pool
+	var writable int64
 	err = s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
 		if record, err = tx.Pool(); err != nil {
+			return err
+		}
+		if writable, err = tx.Writable(); err != nil {
 			return err
 		}
 		return tx.Nodes(func(n metadata.Node) error {
@@ -58,6 +62,7 @@ func (p *Pool) Inspect(ctx context.Context) (Status, error) {
 		return st, p.notFound(err)
 	}
 	st.describe(record)
+	st.describeSpace(record, writable)
 	st.DataFile, st.MetadataFile = p.files.data(), p.files.metadata()
 	backups, err := listBackups(p.files.backupDir(record.UUID))
 	if err != nil {
@@ -66,6 +71,7 @@ func (p *Pool) Inspect(ctx context.Context) (Status, error) {
 	if st.Backups = len(backups); st.Backups > 0 {
 		st.LastBackup = &backups[st.Backups-1].Taken
 	}
+	p.lookBelow(ctx, &st)
 	err = s.look()
 	switch {
 	case errors.Is(err, devmapper.ErrNotFound):
@@ -118,6 +124,7 @@ func (p *Pool) measure(ctx context.Context, st *Status, r metadata.Pool, k thinp
 	st.DataUsed, st.DataTotal = bytes(k.UsedData, r.BlockSize), bytes(k.TotalData, r.BlockSize)
 	st.MetadataUsed, st.MetadataTotal = bytes(k.UsedMetadata, thinpool.MetadataBlockSize), bytes(k.TotalMetadata, thinpool.MetadataBlockSize)
 	st.TransactionID = &k.TransactionID
+	p.measureSpace(st, r, k)
 	st.SnapshotsTaken = nil
 	if taken, err := p.snapshotsTaken(r); err == nil { // else the metadata cannot be read, and nothing is known
 		st.SnapshotsTaken = &taken

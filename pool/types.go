@@ -94,4 +94,6 @@ type Status struct {
 	// The backups of the records outside the pool, and when the last of them was made; nil where there is none.
 	Backups    int        `json:"backups"`
 	LastBackup *time.Time `json:"lastBackup"`
+
+	SpaceStatus
 }

@@ -140,6 +140,9 @@ func (a *app) checkPools(ctx context.Context) []checkRecord {
 			continue
 		}
 		checks = append(checks, checkPool(name, p, err))
+		if err == nil {
+			checks = append(checks, checkPoolSpace(name, p)...)
+		}
 	}
 	return checks
 }

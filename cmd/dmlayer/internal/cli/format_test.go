@@ -184,6 +184,11 @@ func TestPoolRecords(t *testing.T) {
 	running := pool.Status{Name: "default", State: pool.StateOutOfDataSpace, Backing: "loopback", FS: "ext4", BaseSize: 10 << 30, BlockSize: 64 << 10,
 		DataUsed: size(3 << 30), DataTotal: size(100 << 30), MetadataUsed: size(1 << 20), MetadataTotal: size(128 << 20), SnapshotsTaken: &taken,
 		SnapshotLimit: 16711680, IDsTaken: 9, IDLimit: 16777151, Layers: 2}
+	percent, mode, over, full := 10, "nopassdown", 620.0, "error"
+	running.SpaceStatus = pool.SpaceStatus{VirtualTotal: 620 << 30, Overcommit: &over, MinFree: &percent, TakesNodes: new(bool), GrowAt: &percent, GrowBy: &percent,
+		GrowLimit: size(1 << 40), Served: new(bool), DataMax: size(200 << 30), MetadataMax: size(1 << 30), HostFree: size(97 << 30), DiscardMode: &mode,
+		WhenFull: &full, DataFullIn: size(7300)}
+	running.Discard = "passdown"
 	for _, p := range []pool.Status{running, {Name: "fast", State: pool.StateInactive}} {
 		if err := printRecord(a, p, p.Name, false, poolFields(p)); err != nil {
 			t.Fatal(err)

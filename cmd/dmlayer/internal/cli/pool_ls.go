@@ -113,13 +113,15 @@ func poolRecord(p pool.Status) pool.Status {
 }
 
 func poolFields(p pool.Status) []field {
-	return []field{
+	fields := []field{
 		{"Name", p.Name},
 		{"State", p.State + stateAdvice(p.State)},
 		{"UUID", p.UUID},
 		{"Backing", p.Backing},
 		{"Data", usedOf(p.DataUsed, p.DataTotal)},
 		{"Metadata", usedOf(p.MetadataUsed, p.MetadataTotal)},
+	}
+	return append(append(fields, spaceFields(p)...), []field{
 		{"Layers", strconv.Itoa(p.Layers)},
 		{"Snapshots", strconv.Itoa(p.Snapshots)},
 		{"Volumes", strconv.Itoa(p.Volumes)},
@@ -132,7 +134,7 @@ func poolFields(p pool.Status) []field {
 		{"Data device", orDash(p.DataDevice)},
 		{"Metadata device", orDash(p.MetadataDevice)},
 		{"Records backed up", lastBackup(p)},
-	}
+	}...)
 }
 
 func lastBackup(p pool.Status) string {

@@ -1,0 +1,82 @@
+package cli
+
+import (
+	"fmt"
+
+	"github.com/dmlayer/dmlayer/pool"
+)
+
+const (
+	// soon is when doctor warns of a pool that will be full.
+	soon = 24 * 3600
+	// leastMetadataPercent of metadata are free where nothing need be said: a pool without any cannot even delete.
+	leastMetadataPercent = 25
+)
+
+// checkPoolSpace is what can be said of a pool's room, each with what to do about it. What is as it should be is not mentioned.
+func checkPoolSpace(name string, p pool.Status) []checkRecord {
+	var found []checkRecord
+	warn := func(what, detail, advice string, args ...any) {
+		found = append(found, checkRecord{"pool " + name + ": " + what, checkWarn, detail, fmt.Sprintf(advice, args...)})
+	}
+	if p.TakesNodes != nil && !*p.TakesNodes && p.State == pool.StateActive {
+		warn("new nodes", "refused: "+minFreeOf(p), "make the pool larger (dmlayer pool extend), or remove nodes (dmlayer rm, dmlayer prune)")
+	}
+	if p.DataFullIn != nil && *p.DataFullIn < soon || p.MetadataFullIn != nil && *p.MetadataFullIn < soon {
+		warn("rate", presentRate(p), "make it larger (dmlayer pool extend), or see what fills it: dmlayer ls --sort exclusive")
+	}
+	if p.MetadataUsed != nil && p.MetadataTotal != nil && (*p.MetadataTotal-*p.MetadataUsed)*100 < *p.MetadataTotal*leastMetadataPercent {
+		warn("metadata", used(p.MetadataUsed, p.MetadataTotal)+" used: scattered small writes to snapshots need up to 4 KiB of it each",
+			"dmlayer pool extend --metadata SIZE %s", name)
+	}
+	if p.GrowAt != nil && p.Served != nil && !*p.Served {
+		warn("growth", fmt.Sprintf("it is to grow at %d%%, and nobody is there to do it", *p.GrowAt), "run dmlayer serve --pool %s (systemctl enable --now dmlayer)", name)
+	}
+	if p.GrowAt != nil && p.DataMax != nil && p.DataTotal != nil && *p.DataMax <= *p.DataTotal {
+		warn("growth", "there is nothing left to grow into", "make room below the pool, or create it without growth (--grow-at 0)")
+	}
+	checkOvercommit(p, warn)
+	checkHost(p, warn)
+	if p.DiscardMode != nil && *p.DiscardMode != p.Discard {
+		warn("discards", fmt.Sprintf("%s, though %s was asked for: the device below takes none, or none as large as a block of the pool",
+			*p.DiscardMode, p.Discard), "what is removed is free for the pool, not for what it lies on")
+	}
+	if p.Backing == pool.BackingLoopback {
+		warn("backing", "it lies on files", "for production make pools on a volume group (dmlayer pool create --vg) or on disks (--device)")
+	}
+	return found
+}
+
+func minFreeOf(p pool.Status) string {
+	if p.MinFree == nil {
+		return "no block is free"
+	}
+	return fmt.Sprintf("less than %d%% of data or metadata are free", *p.MinFree)
+}
+
+// checkOvercommit tells of a pool that is promised to more than it can give: with neither growth nor a ceiling, nothing but luck keeps it
+// from being full.
+func checkOvercommit(p pool.Status, warn func(what, detail, advice string, args ...any)) {
+	if p.Overcommit == nil || *p.Overcommit <= 100 || p.OvercommitLimit != nil {
+		return
+	}
+	if p.DataMax != nil && p.GrowAt != nil && p.Served != nil && *p.Served && *p.DataMax >= p.VirtualTotal {
+		return
+	}
+	warn("over-commitment", fmt.Sprintf("snapshots and volumes could come to take %s, %.0f%% of the data", humanSize(p.VirtualTotal), *p.Overcommit),
+		"watch it, let it grow (dmlayer serve), or set a ceiling when you make a pool (--overcommit)")
+}
+
+// checkHost tells of a host that cannot give what a sparse data file was promised.
+func checkHost(p pool.Status, warn func(what, detail, advice string, args ...any)) {
+	if p.Backing != pool.BackingLoopback || p.HostFree == nil || p.DataTotal == nil || p.DataMax == nil {
+		return
+	}
+	switch {
+	case *p.HostFree < leastFree:
+		warn("host", humanSize(*p.HostFree)+" free below its files: writers get errors when that is gone, and the pool may need a check", "free space on the file system of the root directory")
+	case *p.DataMax < *p.DataTotal:
+		warn("host", fmt.Sprintf("its data file may become %s, and there is room for %s", humanSize(*p.DataTotal), humanSize(*p.DataMax)),
+			"free space on the file system of the root directory, or keep less in the pool")
+	}
+}
