@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 
 	"github.com/dmlayer/dmlayer/devmapper"
-	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
 )
@@ -60,6 +58,10 @@ type checker struct {
 	report  CheckReport
 	running bool      // and it is ours
 	lost    []Finding // of no thin id, that may be mended
+	backing backing
+
+	metadataName string // for people
+	metadataSize int64  // bytes, of all that there is for it
 }
 
 func (c *checker) run(ctx context.Context) error {
@@ -99,21 +101,27 @@ func (c *checker) addProblems(problems []metadata.Problem) {
 // checkPool looks at the pool as a whole: whether it runs, on what, and in which state.
 func (c *checker) checkPool(ctx context.Context) error {
 	c.o.Progress("backing")
-	if err := c.checkBacking(); err != nil {
+	var err error
+	if c.backing, err = c.p.backing(); err != nil {
 		return err
 	}
-	err := c.look()
+	_, c.metadataName = c.backing.names()
+	err = c.look()
 	switch {
 	case errors.Is(err, errs.ErrDamaged):
 		c.report.Add(NewFinding(FoundElsewhere, "pool "+c.p.files.name, "%v", err))
-		return nil
+		return c.checkBacking(ctx)
 	case errors.Is(err, devmapper.ErrNotFound):
 		c.report.State = StateInactive
-		return c.checkStopped()
+		c.checkStopped()
+		return c.checkBacking(ctx)
 	case err != nil:
 		return err
 	}
 	c.running, c.report.State = true, stateOf(c.Status)
+	if err := c.checkBacking(ctx); err != nil {
+		return err
+	}
 	c.checkState()
 	if err := c.checkSuspended(); err != nil {
 		return err
@@ -122,20 +130,10 @@ func (c *checker) checkPool(ctx context.Context) error {
 }
 
 // checkStopped looks for what a start that died has left.
-func (c *checker) checkStopped() error {
+func (c *checker) checkStopped() {
 	if c.p.startDied() {
 		c.report.Add(NewFinding(FoundStartDied, "pool "+c.p.files.name, "the mark %s is there", c.p.startMark()))
 	}
-	for _, path := range []string{c.p.files.data(), c.p.files.metadata()} {
-		loops, err := fsutil.FindLoops(path)
-		if err != nil {
-			return err
-		}
-		for _, l := range loops {
-			c.report.Add(NewFinding(FoundBackingLeft, path, "%s", l.Path))
-		}
-	}
-	return nil
 }
 
 // checkState says what the kernel thinks of the pool.
@@ -148,32 +146,24 @@ func (c *checker) checkState() {
 	}
 }
 
-// checkBacking looks at the files. Whoever attaches or detaches them has the start/stop lock.
-func (c *checker) checkBacking() error {
-	b := c.p.record.Backing
-	for path, size := range map[string]int64{c.p.files.data(): b.DataSize, c.p.files.metadata(): b.MetadataSize} {
-		st, err := os.Stat(path)
-		if errors.Is(err, os.ErrNotExist) {
-			c.report.Add(NewFinding(FoundBackingMissing, path, "%v", err))
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if st.Size() < size {
-			c.report.Add(NewFinding(FoundBackingSize, path, "%d bytes of %d", st.Size(), size))
-		}
-		loops, err := fsutil.FindLoops(path)
-		if err != nil {
-			return err
-		}
-		if len(loops) > 1 {
-			c.report.Add(NewFinding(FoundBackingTwice, path, "%s and %s", loops[0].Path, loops[1].Path))
-		}
+// checkBacking looks at what the pool lies on, and at the spare for the metadata. Whoever changes them has the start/stop lock.
+func (c *checker) checkBacking(ctx context.Context) (err error) {
+	list, err := c.backing.check(ctx, c.report.State != StateInactive)
+	if err != nil {
+		return err
 	}
-	whole, err := hasBlocks(c.p.files.spare(), b.MetadataSize)
+	if c.report.Add(list...); c.report.Has(FoundBackingMissing) {
+		return nil
+	}
+	m, err := c.backing.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.Close()) }()
+	c.metadataSize = m.metadata.size
+	whole, err := hasBlocks(c.p.files.spare(), c.metadataSize)
 	if err == nil && !whole {
-		c.lost = append(c.lost, NewFinding(FoundSpareMissing, c.p.files.spare(), "%d bytes", b.MetadataSize))
+		c.lost = append(c.lost, NewFinding(FoundSpareMissing, c.p.files.spare(), "%d bytes", c.metadataSize))
 	}
 	return err
 }

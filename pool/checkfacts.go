@@ -255,19 +255,28 @@ func (f *facts) readThins(ctx context.Context, m *thinmeta.Metadata) error {
 }
 
 // thinMetadata runs fn on the metadata as it is: of a running pool on that of one moment, of a stopped one on its
-// file. The start/stop lock is held.
+// backing. The start/stop lock is held.
 func (s *Session) thinMetadata(ctx context.Context, running bool, fn func(*thinmeta.Metadata) error) error {
 	if running {
 		return s.ReadMetadata(ctx, fn)
 	}
-	f, err := openBacking(s.p.files.metadata())
+	media, err := s.openMedia(ctx)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	m, err := thinmeta.Open(f, thinmeta.Options{})
+	defer media.Close()
+	m, err := thinmeta.Open(media.metadata, thinmeta.Options{})
 	if err != nil {
-		return fmt.Errorf("%s: %w: %w", f.Name(), err, errs.ErrDamaged)
+		return fmt.Errorf("%s: %w: %w", media.metadata.name, err, errs.ErrDamaged)
 	}
 	return fn(m)
+}
+
+// openMedia opens what the pool lies on.
+func (s *Session) openMedia(ctx context.Context) (*media, error) {
+	b, err := s.p.backing()
+	if err != nil {
+		return nil, err
+	}
+	return b.open(ctx, false)
 }

@@ -32,7 +32,7 @@ func (c *checker) readMetadata(ctx context.Context, f *facts, look func(context.
 	case ctx.Err() != nil:
 		return err
 	case err != nil:
-		c.report.Add(NewFinding(FoundMetadataUnreadable, c.p.files.metadata(), "%v", err))
+		c.report.Add(NewFinding(FoundMetadataUnreadable, c.metadataName, "%v", err))
 	}
 	if err != nil {
 		c.report.Unchecked = append(c.report.Unchecked, "which nodes the pool has: its metadata could not be read")
@@ -45,8 +45,11 @@ func (c *checker) checkMetadata(ctx context.Context, f *facts, m *thinmeta.Metad
 	c.o.Progress("metadata of the pool")
 	super := m.Superblock()
 	if have := int64(super.DataBlockSize) * int64(devmapper.SectorSize); have != f.record.BlockSize {
-		c.report.Add(NewFinding(FoundMetadataForeign, c.p.files.metadata(), "blocks of %d bytes, the record says %d", have, f.record.BlockSize))
+		c.report.Add(NewFinding(FoundMetadataForeign, c.metadataName, "blocks of %d bytes, the record says %d", have, f.record.BlockSize))
 		return nil
+	}
+	if err := c.checkSizes(ctx, super); err != nil {
+		return err
 	}
 	if !c.running {
 		c.checkSuperblock(f.record, super)
@@ -69,16 +72,30 @@ func (c *checker) checkMetadata(ctx context.Context, f *facts, m *thinmeta.Metad
 // checkSuperblock looks at what the status of a running pool would tell.
 func (c *checker) checkSuperblock(r metadata.Pool, super thinmeta.Superblock) {
 	if super.NeedsCheck {
-		c.report.Add(NewFinding(FoundNeedsCheck, "pool "+c.p.files.name, "the flag is set in %s", c.p.files.metadata()))
+		c.report.Add(NewFinding(FoundNeedsCheck, "pool "+c.p.files.name, "the flag is set in %s", c.metadataName))
 	}
 	c.comparePairing(r, super.TransactionID)
+}
+
+// checkSizes tells whether what the pool lies on is as large as the pool is: the records may be ahead of both, where a growth
+// was cut short.
+func (c *checker) checkSizes(ctx context.Context, super thinmeta.Superblock) (err error) {
+	media, err := c.backing.open(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, media.Close()) }()
+	for part, err := range media.short(super) {
+		c.report.Add(NewFinding(FoundBackingSize, part.name, "%v", err))
+	}
+	return nil
 }
 
 // mostDamage is how much of the damage of one kind is told.
 const mostDamage = 20
 
 func (c *checker) addReport(r *thinmeta.Report) {
-	object := c.p.files.metadata()
+	object := c.metadataName
 	tell := func(code string, errs []error) {
 		for i, err := range errs {
 			if i == mostDamage {
@@ -134,12 +151,12 @@ func (c *checker) checkLabel(ctx context.Context, m *thinmeta.Metadata) error {
 
 // readLabel reads the label from the data file, and tells whether it is this pool's.
 func (s *Session) readLabel(ctx context.Context, m *thinmeta.Metadata) error {
-	data, err := openBacking(s.p.files.data())
+	media, err := s.openMedia(ctx)
 	if err != nil {
 		return err
 	}
-	defer data.Close()
-	thin, err := newThinReader(ctx, m, data, labelID)
+	defer media.Close()
+	thin, err := newThinReader(ctx, m, media.data, labelID)
 	if err != nil {
 		return err
 	}

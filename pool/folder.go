@@ -20,6 +20,8 @@ import (
 // folder is a pool's folder as its files tell of it, without anything being started.
 type folder struct {
 	files    files
+	kind     string // of the backing
+	backing  backing
 	super    thinmeta.Superblock
 	devices  map[metadata.ThinID]thinmeta.Device
 	label    label
@@ -43,37 +45,32 @@ func (c candidate) pairs(transaction uint64) bool {
 	return transaction == c.Pool.TransactionID || c.Pool.Pending && transaction == previous(c.Pool)
 }
 
-// lookAt reads a pool's folder. records is the file of a copy that is to be used, "" for any; backups are folders that
-// may have some.
-func lookAt(ctx context.Context, f files, records string, backups []string) (*folder, error) {
-	l := &folder{files: f, devices: map[metadata.ThinID]thinmeta.Device{}}
-	meta, err := openBacking(f.metadata())
+// lookAt reads a pool's folder and what lies on a backing. records is the file of a copy that is to be used, "" for any;
+// backups are folders that may have some.
+func lookAt(ctx context.Context, f files, kind string, b backing, records string, backups []string) (*folder, error) {
+	l := &folder{files: f, kind: kind, backing: b, devices: map[metadata.ThinID]thinmeta.Device{}}
+	media, err := b.open(ctx, false)
 	if err != nil {
 		return nil, err
 	}
-	defer meta.Close()
-	data, err := openBacking(f.data())
+	defer media.Close()
+	m, err := thinmeta.Open(media.metadata, thinmeta.Options{})
 	if err != nil {
-		return nil, err
-	}
-	defer data.Close()
-	m, err := thinmeta.Open(meta, thinmeta.Options{})
-	if err != nil {
-		return nil, damagedMetadata(f, err)
+		return nil, l.damaged(err)
 	}
 	l.super = m.Superblock()
-	if err := l.checkFiles(data, meta); err != nil {
+	if err := l.checkMedia(media); err != nil {
 		return nil, err
 	}
 	if err := l.readDevices(ctx, m); err != nil {
 		return nil, err
 	}
-	thin, err := newThinReader(ctx, m, data, labelID)
+	thin, err := newThinReader(ctx, m, media.data, labelID)
 	if err != nil {
-		return nil, damagedMetadata(f, err)
+		return nil, l.damaged(err)
 	}
 	if l.label, err = decodeLabel(io.NewSectionReader(thin, 0, labelSize)); err != nil {
-		return nil, fmt.Errorf("%s: %w", f.data(), err)
+		return nil, fmt.Errorf("%s: %w", media.data.name, err)
 	}
 	l.readStore(ctx)
 	if records != "" {
@@ -85,45 +82,22 @@ func lookAt(ctx context.Context, f files, records string, backups []string) (*fo
 	return l, nil
 }
 
-func openBacking(path string) (*os.File, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		err = errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNotFound), "the folder of a pool holds data and metadata")
-	}
-	return f, err
+func (l *folder) damaged(err error) error {
+	_, name := l.backing.names()
+	return errs.WithHint(fmt.Errorf("metadata of the pool in %s: %w: %w", l.files.dir(), err, errs.ErrDamaged),
+		"where its record store is whole, dmlayer pool check --repair; else thin_check and thin_repair on "+name+". Nothing was changed")
 }
 
-func damagedMetadata(f files, err error) error {
-	return errs.WithHint(fmt.Errorf("metadata of the pool in %s: %w: %w", f.dir(), err, errs.ErrDamaged),
-		"where its record store is whole, dmlayer pool check --repair; else thin_check and thin_repair on "+f.metadata()+". Nothing was changed")
-}
-
-// checkFiles tells whether the files are all that the metadata speaks of, and may be written to.
-func (l *folder) checkFiles(data, meta *os.File) error {
+// checkMedia tells whether data and metadata are all that the metadata speaks of, and may be written to.
+func (l *folder) checkMedia(m *media) error {
 	if l.super.NeedsCheck {
-		return damagedMetadata(l.files, errors.New("it needs a check"))
+		return l.damaged(errors.New("it needs a check"))
 	}
 	if l.super.TransactionID == 0 {
-		return damagedMetadata(l.files, errors.New("its pool was never finished, or is none of dmlayer"))
+		return l.damaged(errors.New("its pool was never finished, or is none of dmlayer"))
 	}
-	for _, part := range []struct {
-		file *os.File
-		need uint64
-	}{
-		{data, l.super.DataSpace.Blocks * uint64(l.super.DataBlockSize) * uint64(devmapper.SectorSize)},
-		{meta, l.super.MetadataSpace.Blocks * thinmeta.BlockSize},
-	} {
-		st, err := part.file.Stat()
-		if err != nil {
-			return err
-		}
-		if !st.Mode().IsRegular() {
-			return fmt.Errorf("%s is no file: %w", part.file.Name(), errs.ErrInvalid)
-		}
-		if uint64(st.Size()) < part.need {
-			return errs.WithHint(fmt.Errorf("%s has %d bytes of %d: %w", part.file.Name(), st.Size(), part.need, errs.ErrDamaged),
-				"it was not copied as a whole")
-		}
+	for _, err := range m.short(l.super) {
+		return errs.WithHint(err, "it was not copied as a whole")
 	}
 	return nil
 }
@@ -137,7 +111,7 @@ func (l *folder) readDevices(ctx context.Context, m *thinmeta.Metadata) error {
 			return ctx.Err()
 		}
 		if err != nil {
-			return damagedMetadata(l.files, err)
+			return l.damaged(err)
 		}
 		l.devices[metadata.ThinID(d.ID)] = d
 	}
@@ -174,8 +148,8 @@ func (l *folder) fits(c *metadata.Copy) error {
 	if c.Pool.UUID != l.label.UUID {
 		return fmt.Errorf("records of pool %s, the data is that of pool %s: %w", c.Pool.UUID, l.label.UUID, errs.ErrDamaged)
 	}
-	if c.Pool.Backing.Type != BackingLoopback {
-		return fmt.Errorf("backing %q: %w", c.Pool.Backing.Type, errs.ErrUnsupported)
+	if c.Pool.Backing.Type != l.kind {
+		return fmt.Errorf("records of a pool on %q, not %q: %w", c.Pool.Backing.Type, l.kind, errs.ErrUnsupported)
 	}
 	if have := int64(l.super.DataBlockSize) * int64(devmapper.SectorSize); have != c.Pool.BlockSize {
 		return fmt.Errorf("records of blocks of %d bytes, the pool's have %d: %w", c.Pool.BlockSize, have, errs.ErrDamaged)

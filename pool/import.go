@@ -49,7 +49,9 @@ func Import(ctx context.Context, dirs Dirs, o ImportOptions) (ImportReport, erro
 // importer is an Import with its locks.
 type importer struct {
 	*Session
-	from    files // where the pool is found
+	from    files            // where the pool is found
+	lies    metadata.Backing // what it lies on, as far as that is known without its records
+	backing backing          // the same
 	inPlace bool
 	backups []string // folders that may have backups of its records
 }
@@ -66,7 +68,7 @@ func importPool(ctx context.Context, dirs Dirs, o ImportOptions) (report ImportR
 		return report, err
 	}
 	im := importer{
-		from: from, inPlace: from.dir() == files{dirs: dirs, name: from.name}.dir(),
+		from: from, lies: metadata.Backing{Type: BackingLoopback}, backing: loopback{files: from}, inPlace: from.dir() == files{dirs: dirs, name: from.name}.dir(),
 		backups: []string{files{dirs: dirs}.backups(), from.backups()},
 	}
 	name, err := im.nameFor(ctx, o)
@@ -138,9 +140,8 @@ func (im *importer) nameFor(ctx context.Context, o ImportOptions) (string, error
 	if o.Name != "" {
 		return o.Name, nil
 	}
-	loops, err := attachedTo(im.from)
-	if err != nil || len(loops) > 0 {
-		return "", errors.Join(err, inUse(loops))
+	if err := im.notAttached(ctx); err != nil {
+		return "", err
 	}
 	l, err := im.examine(ctx, o.Records)
 	if err != nil {
@@ -199,7 +200,7 @@ func (im *importer) run(ctx context.Context, o ImportOptions) (ImportReport, err
 
 // examine reads the folder, in which there must be a copy to go by.
 func (im *importer) examine(ctx context.Context, records string) (*folder, error) {
-	l, err := lookAt(ctx, im.from, records, im.backups)
+	l, err := lookAt(ctx, im.from, im.lies.Type, im.backing, records, im.backups)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}

@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"github.com/dmlayer/dmlayer/devmapper"
-	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
 )
@@ -19,11 +18,7 @@ func (im *importer) clear(ctx context.Context) error {
 	if im.inPlace {
 		return im.clearInPlace(ctx)
 	}
-	loops, err := attachedTo(im.from)
-	if err != nil {
-		return err
-	}
-	if err := inUse(loops); err != nil {
+	if err := im.notRunning(ctx); err != nil {
 		return err
 	}
 	if err := im.clearPlace(ctx); err != nil {
@@ -43,20 +38,16 @@ func (im *importer) clearInPlace(ctx context.Context) error {
 	if err == nil && im.look() == nil && (candidate{Copy: &metadata.Copy{Pool: p.record}}).pairs(im.Status.TransactionID) {
 		return im.healthy()
 	}
-	loops, err := attachedTo(im.from)
+	devices, err := im.backing.devices(ctx)
 	if err != nil {
 		return err
 	}
-	uuid, err := p.runningOver(loops)
+	uuid, err := p.runningOver(devices)
 	if err != nil {
 		return err
 	}
 	// What the folder's files say, and what runs on them, is not known from its record.
-	p.record = metadata.Pool{Name: p.files.name, UUID: uuid, Backing: metadata.Backing{Type: BackingLoopback}}
-	b, err := p.backing()
-	if err != nil {
-		return err
-	}
+	p.record = metadata.Pool{Name: p.files.name, UUID: uuid, Backing: im.lies}
 	if uuid != "" {
 		if err := im.idle(ctx); err != nil {
 			return err
@@ -65,32 +56,45 @@ func (im *importer) clearInPlace(ctx context.Context) error {
 			return err
 		}
 	}
-	return b.detached(ctx)
+	return im.backing.detached(ctx)
 }
 
-// attachedTo returns the loop devices on a folder's files.
-func attachedTo(f files) ([]fsutil.LoopInfo, error) {
-	data, err := fsutil.FindLoops(f.data())
+// notAttached is ErrBusy while somebody uses what the pool lies on, which is not in its place.
+func (im *importer) notAttached(ctx context.Context) error {
+	left, err := im.backing.check(ctx, false)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	meta, err := fsutil.FindLoops(f.metadata())
-	return append(data, meta...), err
+	for _, f := range left {
+		if f.Code == FoundBackingLeft {
+			err := fmt.Errorf("%s is attached to %s: %w", f.Object, f.Detail, errs.ErrBusy)
+			return errs.WithHint(err, "stop the pool where it runs; losetup -d "+f.Detail+" detaches what nobody uses")
+		}
+	}
+	return nil
 }
 
-func inUse(loops []fsutil.LoopInfo) error {
-	if len(loops) == 0 {
-		return nil
+// notRunning is ErrBusy while a pool runs on it, too.
+func (im *importer) notRunning(ctx context.Context) error {
+	if err := im.notAttached(ctx); err != nil {
+		return err
 	}
-	err := fmt.Errorf("%s is attached to %s: %w", loops[0].BackingFile, loops[0].Path, errs.ErrBusy)
-	return errs.WithHint(err, "stop the pool where it runs; losetup -d "+loops[0].Path+" detaches what nobody uses")
+	devices, err := im.backing.devices(ctx)
+	if err != nil {
+		return err
+	}
+	uuid, err := im.p.runningOver(devices)
+	if err == nil && uuid != "" {
+		err = errs.WithHint(fmt.Errorf("pool %s runs on it: %w", uuid, errs.ErrBusy), "stop the pool where it runs")
+	}
+	return err
 }
 
 // uuidLength is that of a pool's UUID, in hexadecimal digits.
 const uuidLength = 32
 
 // runningOver returns the UUID of the pool whose metadata device lies on one of these, "" for none.
-func (p *Pool) runningOver(loops []fsutil.LoopInfo) (string, error) {
+func (p *Pool) runningOver(devices []devmapper.DevNum) (string, error) {
 	list, err := p.dm.List(dmPrefix)
 	if err != nil {
 		return "", err
@@ -107,10 +111,8 @@ func (p *Pool) runningOver(loops []fsutil.LoopInfo) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		for _, l := range loops {
-			if n, err := fsutil.DevNumOf(l.Path); err == nil && slices.Contains(deps, devmapper.DevNum(n)) {
-				return uuid, nil
-			}
+		if slices.ContainsFunc(devices, func(d devmapper.DevNum) bool { return slices.Contains(deps, d) }) {
+			return uuid, nil
 		}
 	}
 	return "", nil

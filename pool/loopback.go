@@ -39,6 +39,9 @@ type backing interface {
 	paths(ctx context.Context) (data, metadata string, err error)
 	// names returns what people call data and metadata: files, devices, volumes.
 	names() (data, metadata string)
+	// devices returns the block devices that data and metadata are on now: none of a file that is not attached, of a volume that
+	// is not active.
+	devices(ctx context.Context) ([]devmapper.DevNum, error)
 	// open opens data and metadata where they lie, of a pool that does not run; while it runs, only their sizes are right. It
 	// may make them available for as long as they are open. What is not there is ErrNotFound.
 	open(ctx context.Context, write bool) (*media, error)
@@ -82,8 +85,11 @@ type attached struct {
 // backing returns what the pool's record describes.
 func (p *Pool) backing() (backing, error) {
 	r := p.record
-	if r.Backing.Type == BackingLoopback {
+	switch {
+	case r.Backing.Type == BackingLoopback:
 		return loopback{p.files, r}, nil
+	case r.Backing.Type == BackingLVM && r.Backing.LVM != nil:
+		return newVolumes(p), nil
 	}
 	return nil, fmt.Errorf("pool %q: backing %q: %w", r.Name, r.Backing.Type, errs.ErrUnsupported)
 }
@@ -108,7 +114,7 @@ func (l loopback) create(ctx context.Context) error {
 	if err := pointFilesMetadata.Hit(); err != nil {
 		return err
 	}
-	if err := l.makeSpare(ctx); err != nil {
+	if err := l.files.makeSpare(ctx, b.MetadataSize); err != nil {
 		return err
 	}
 	if err := pointFilesSpare.Hit(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 )
@@ -65,4 +66,19 @@ func (l loopback) install(_ context.Context, path string) error {
 		return err
 	}
 	return fsutil.SyncDir(l.files.dir())
+}
+
+func (l loopback) devices(context.Context) (list []devmapper.DevNum, err error) {
+	for _, path := range []string{l.files.data(), l.files.metadata()} {
+		loops, err := fsutil.FindLoops(path)
+		if err != nil {
+			return nil, err
+		}
+		for _, loop := range loops {
+			if n, err := fsutil.DevNumOf(loop.Path); err == nil {
+				list = append(list, devmapper.DevNum(n))
+			}
+		}
+	}
+	return list, nil
 }

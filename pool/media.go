@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"os"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -112,20 +113,24 @@ func (p *part) WriteAt(b []byte, off int64) (int, error) {
 // Sync makes what was written durable.
 func (p *part) Sync() error { return p.file.Sync() }
 
-// holds tells whether the media are all that the superblock speaks of; else it is ErrDamaged.
-func (m *media) holds(super thinmeta.Superblock) error {
-	for _, want := range []struct {
-		part *part
-		need uint64
-	}{
-		{m.data, super.DataSpace.Blocks * uint64(super.DataBlockSize) * uint64(devmapper.SectorSize)},
-		{m.metadata, super.MetadataSpace.Blocks * thinmeta.BlockSize},
-	} {
-		if uint64(want.part.size) < want.need {
-			return fmt.Errorf("%s has %d bytes of %d: %w", want.part.name, want.part.size, want.need, errs.ErrDamaged)
+// short yields the media that are not all that the superblock speaks of, with an ErrDamaged that says so.
+func (m *media) short(super thinmeta.Superblock) iter.Seq2[*part, error] {
+	return func(yield func(*part, error) bool) {
+		for _, want := range []struct {
+			part *part
+			need uint64
+		}{
+			{m.data, super.DataSpace.Blocks * uint64(super.DataBlockSize) * uint64(devmapper.SectorSize)},
+			{m.metadata, super.MetadataSpace.Blocks * thinmeta.BlockSize},
+		} {
+			if uint64(want.part.size) >= want.need {
+				continue
+			}
+			if !yield(want.part, fmt.Errorf("%s has %d bytes of %d: %w", want.part.name, want.part.size, want.need, errs.ErrDamaged)) {
+				return
+			}
 		}
 	}
-	return nil
 }
 
 // installCopy copies metadata from a file over the metadata of a backing that is no file, and removes the file once that is

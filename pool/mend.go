@@ -60,15 +60,7 @@ func (f Finding) Mendable() bool {
 }
 
 func (c *checker) mendSpare(ctx context.Context) error {
-	b, err := c.p.backing()
-	if err != nil {
-		return err
-	}
-	l, ok := b.(loopback)
-	if !ok {
-		return fmt.Errorf("a pool of this backing: %w", errs.ErrUnsupported)
-	}
-	if err := l.makeSpare(ctx); err != nil {
+	if err := c.p.files.makeSpare(ctx, c.metadataSize); err != nil {
 		return err
 	}
 	return pointMendFiles.Hit()

@@ -60,6 +60,7 @@ func Renew(ctx context.Context, dirs Dirs, name string, progress func(step strin
 type renewer struct {
 	*Session
 	progress func(string)
+	backing  backing
 	lives    Renewed
 
 	ids    []metadata.ThinID // in use, rising: the i-th becomes i
@@ -126,12 +127,10 @@ func (r *renewer) stop(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if _, ok := b.(loopback); !ok {
-		return fmt.Errorf("a pool of this backing: %w", errs.ErrUnsupported)
-	}
 	if err := b.detached(ctx); err != nil {
 		return err
 	}
+	r.backing = b
 	return pointRenewStopped.Hit()
 }
 
@@ -176,12 +175,12 @@ func (r *renewer) plan(ctx context.Context) error {
 // unnamed adds the thin devices that the metadata has and no record names. They are in flight, or somebody else's, which
 // a renewal must not turn into ones that recovery would clean up.
 func (r *renewer) unnamed(ctx context.Context, used map[metadata.ThinID]bool) (unnamed []metadata.ThinID, super thinmeta.Superblock, err error) {
-	f, err := os.Open(r.p.files.metadata())
+	media, err := r.backing.open(ctx, false)
 	if err != nil {
 		return nil, super, err
 	}
-	defer f.Close()
-	m, err := thinmeta.Open(f, thinmeta.Options{})
+	defer media.Close()
+	m, err := thinmeta.Open(media.metadata, thinmeta.Options{})
 	if err != nil {
 		return nil, super, r.unsound(err)
 	}
@@ -229,16 +228,12 @@ func (r *renewer) prepare(ctx context.Context) error {
 }
 
 func (r *renewer) copyMetadata(ctx context.Context) (err error) {
-	from, err := os.Open(r.p.files.metadata())
+	media, err := r.backing.open(ctx, false)
 	if err != nil {
 		return err
 	}
-	defer from.Close()
-	st, err := from.Stat()
-	if err != nil {
-		return err
-	}
-	if err := fsutil.Allocate(ctx, r.places.metadata, uint64(st.Size()), fsutil.Full); err != nil {
+	defer func() { err = errors.Join(err, media.Close()) }()
+	if err := fsutil.Allocate(ctx, r.places.metadata, uint64(media.metadata.size), fsutil.Full); err != nil {
 		return err
 	}
 	to, err := os.OpenFile(r.places.metadata, os.O_RDWR, 0)
@@ -246,7 +241,7 @@ func (r *renewer) copyMetadata(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, to.Close()) }()
-	if _, err := io.Copy(to, from); err != nil {
+	if _, err := io.Copy(to, io.NewSectionReader(media.metadata, 0, media.metadata.size)); err != nil {
 		return err
 	}
 	ids := make([]uint64, len(r.ids))

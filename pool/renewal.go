@@ -50,9 +50,18 @@ func (p *Pool) dropRenewals() error {
 	return nil
 }
 
+// finishPrepared finishes what a repair or a renewal has decided and not come to the end of. The start/stop lock is held
+// exclusively and the pool does not run.
+func (s *Session) finishPrepared(ctx context.Context, b backing) error {
+	if err := s.finishRepair(ctx, b); err != nil {
+		return err
+	}
+	return s.finishRenewal(ctx, b)
+}
+
 // finishRenewal puts what a renewal has prepared and recorded in its place. The start/stop lock is held exclusively and the pool
 // does not run. It can be repeated from any point: the metadata comes last.
-func (s *Session) finishRenewal(ctx context.Context) error {
+func (s *Session) finishRenewal(ctx context.Context, b backing) error {
 	if len(s.p.files.renewals()) == 0 {
 		return nil
 	}
@@ -66,7 +75,7 @@ func (s *Session) finishRenewal(ctx context.Context) error {
 	}
 	places := s.p.files.renewal(record.TransactionID)
 	if exists(places.metadata) {
-		if err := s.swapRenewal(places); err != nil {
+		if err := s.swapRenewal(ctx, b, places); err != nil {
 			return fmt.Errorf("finish the renewal: %w", err)
 		}
 	}
@@ -78,7 +87,7 @@ func (s *Session) finishRenewal(ctx context.Context) error {
 }
 
 // swapRenewal leaves the old side files, if only an empty folder, as a trace that there is something to make durable.
-func (s *Session) swapRenewal(places renewal) error {
+func (s *Session) swapRenewal(ctx context.Context, b backing, places renewal) error {
 	f := s.p.files
 	if !exists(places.replaced) {
 		if err := os.Mkdir(places.replaced, 0o700); err != nil {
@@ -102,7 +111,7 @@ func (s *Session) swapRenewal(places renewal) error {
 	if err := fsutil.SyncDir(f.dir()); err != nil {
 		return err
 	}
-	if err := os.Rename(places.metadata, f.metadata()); err != nil {
+	if err := b.install(ctx, places.metadata); err != nil {
 		return err
 	}
 	return pointRenewSwapped.Hit()

@@ -83,8 +83,10 @@ func RepairMetadata(ctx context.Context, dirs Dirs, name string, o RepairOptions
 // repairer is a RepairMetadata with its lock.
 type repairer struct {
 	*Session
-	backing loopback
-	input   string // the metadata as far as it can be read
+	backing backing
+	media   *media // of the stopped pool
+	inFile  bool   // the metadata is a file, whose place another can take
+	input   string // the file of the metadata as far as it can be read
 	o       RepairOptions
 	report  RepairReport
 }
@@ -93,13 +95,9 @@ func (r *repairer) run(ctx context.Context) error {
 	if err := r.readRecord(ctx); err != nil {
 		return err
 	}
-	b, err := r.p.backing()
-	if err != nil {
+	var err error
+	if r.backing, err = r.p.backing(); err != nil {
 		return err
-	}
-	var ok bool
-	if r.backing, ok = b.(loopback); !ok {
-		return fmt.Errorf("a pool of this backing: %w", errs.ErrUnsupported)
 	}
 	for _, tool := range []string{"thin_check", "thin_repair"} {
 		if _, err := run.Look(tool); err != nil {
@@ -109,6 +107,7 @@ func (r *repairer) run(ctx context.Context) error {
 	if err := r.stop(ctx); err != nil {
 		return err
 	}
+	defer func() { _ = removeFiles(r.p.files.salvaged()) }()
 	if err := r.prepare(ctx); err != nil {
 		return err
 	}
@@ -135,20 +134,27 @@ func (r *repairer) stop(ctx context.Context) error {
 	if err := r.backing.detached(ctx); err != nil {
 		return err
 	}
-	return pointRepairStopped.Hit()
+	if err := pointRepairStopped.Hit(); err != nil {
+		return err
+	}
+	return r.finishPrepared(ctx, r.backing)
 }
 
 // prepare writes into the spare what is to take the place of the metadata, and says how they differ.
-func (r *repairer) prepare(ctx context.Context) error {
-	if err := r.backing.makeSpare(ctx); err != nil {
+func (r *repairer) prepare(ctx context.Context) (err error) {
+	if r.media, err = r.backing.open(ctx, false); err != nil {
 		return err
 	}
-	if err := r.backing.cutSpare(); err != nil {
+	defer func() { err = errors.Join(err, r.media.Close()) }()
+	size := r.media.metadata.size
+	r.inFile = r.media.metadata.path != ""
+	if err := r.p.files.makeSpare(ctx, size); err != nil {
 		return err
 	}
-	defer func() { _ = removeFiles(r.p.files.salvaged()) }()
-	err := r.salvage(ctx)
-	if err != nil {
+	if err := r.p.files.cutSpare(size, r.p.record.Backing.MetadataHeld); err != nil {
+		return err
+	}
+	if err := r.salvage(ctx); err != nil {
 		return err
 	}
 	err = r.onLoop(ctx, r.input, true, func(old string) error {
@@ -200,9 +206,15 @@ func (r *repairer) write(ctx context.Context, old, spare string) error {
 	err = run.Run(ctx, "thin_repair", append(r.overrides(), "-i", old, "-o", spare)...)
 	if failed := (*run.Error)(nil); errors.As(err, &failed) && ctx.Err() == nil {
 		return errs.WithHint(fmt.Errorf("the metadata cannot be repaired: %w: %w", err, errs.ErrDamaged),
-			"put a copy of the metadata back that is as new as the records; "+r.p.files.metadata()+" is as it was")
+			"put a copy of the metadata back that is as new as the records; "+r.metadataName()+" is as it was")
 	}
 	return err
+}
+
+// metadataName is what people call the metadata.
+func (r *repairer) metadataName() string {
+	_, name := r.backing.names()
+	return name
 }
 
 // agrees tells whether our own reader finds no damage.
@@ -292,7 +304,7 @@ func (r *repairer) examine(ctx context.Context) error {
 	}
 	if err := r.readLabel(ctx, repaired); err != nil {
 		err := fmt.Errorf("the repaired metadata has lost the pool's label, and would not start: %w: %w", err, errs.ErrDamaged)
-		return errs.WithHint(err, "put a copy of the metadata back that is as new as the records; "+r.p.files.metadata()+" is as it was")
+		return errs.WithHint(err, "put a copy of the metadata back that is as new as the records; "+r.metadataName()+" is as it was")
 	}
 	return r.compare(ctx, repaired)
 }
@@ -312,12 +324,12 @@ func (r *repairer) fits(super thinmeta.Superblock) error {
 // finish puts the repaired metadata in its place, and makes the next spare.
 func (r *repairer) finish(ctx context.Context) error {
 	old := r.p.files.damaged(time.Now())
-	if err := r.backing.swapSpare(ctx, old); err != nil {
+	if err := r.swapSpare(ctx, old); err != nil {
 		return err
 	}
 	r.report.Old = old
 	// Without room there is none; pool check says so, and the pool is repaired all the same.
-	if err := r.backing.makeSpare(ctx); err != nil && !errors.Is(err, errs.ErrNoSpace) {
+	if err := r.p.files.makeSpare(ctx, r.media.metadata.size); err != nil && !errors.Is(err, errs.ErrNoSpace) {
 		return err
 	}
 	return nil

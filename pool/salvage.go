@@ -14,35 +14,36 @@ import (
 )
 
 // salvage sees to it that all of the metadata can be read. The programs end at the first block that cannot, and so, where there
-// are any, they get a copy with zeros in their place, which needs that much room.
+// are any, they get a copy with zeros in their place, which needs that much room. So they do of metadata that is no file:
+// it is what is kept of it.
 func (r *repairer) salvage(ctx context.Context) error {
-	r.input = r.p.files.metadata()
-	bad, err := badBlocks(ctx, r.input)
-	if err != nil || len(bad) == 0 {
+	meta := r.media.metadata
+	bad, err := badBlocks(ctx, meta)
+	if err != nil {
 		return err
 	}
+	if r.report.BadBlocks = len(bad); r.report.BadBlocks == 0 && r.inFile {
+		r.input = meta.path
+		return nil
+	}
 	r.o.Progress("copy of what can be read of the metadata")
-	r.report.BadBlocks = len(bad)
 	to := r.p.files.salvaged()
 	if err := removeFiles(to); err != nil {
 		return err
 	}
-	st, err := os.Stat(r.input)
-	if err != nil {
-		return err
-	}
-	if err := fsutil.Allocate(ctx, to, uint64(st.Size()), fsutil.Full); err != nil {
+	if err := fsutil.Allocate(ctx, to, uint64(meta.size), fsutil.Full); err != nil {
 		return fmt.Errorf("copy of what can be read of the metadata: %w", err)
 	}
-	if err := copyReadable(ctx, r.input, to, bad); err != nil {
+	if err := copyReadable(ctx, meta, to, bad); err != nil {
 		return err
 	}
 	r.input = to
 	return nil
 }
 
-// eachBlock reads a file block by block, past the page cache where it can, and gives fn each block or why it cannot be read.
-func eachBlock(ctx context.Context, path string, fn func(block int64, b []byte, err error) error) error {
+// eachBlock reads a part block by block, past the page cache where it can, and gives fn each block or why it cannot be read.
+func eachBlock(ctx context.Context, p *part, fn func(block int64, b []byte, err error) error) error {
+	path := p.file.Name()
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.EINVAL) {
 		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
@@ -57,7 +58,7 @@ func eachBlock(ctx context.Context, path string, fn func(block int64, b []byte, 
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := f.ReadAt(b, block*thinmeta.BlockSize)
+		n, err := f.ReadAt(b, p.begin+block*thinmeta.BlockSize)
 		if errors.Is(err, io.EOF) {
 			if n == 0 {
 				return nil
@@ -70,9 +71,9 @@ func eachBlock(ctx context.Context, path string, fn func(block int64, b []byte, 
 	}
 }
 
-func badBlocks(ctx context.Context, path string) (map[int64]bool, error) {
+func badBlocks(ctx context.Context, p *part) (map[int64]bool, error) {
 	bad := map[int64]bool{}
-	err := eachBlock(ctx, path, func(block int64, _ []byte, err error) error {
+	err := eachBlock(ctx, p, func(block int64, _ []byte, err error) error {
 		if errors.Is(err, unix.EIO) || errors.Is(err, unix.ENODATA) {
 			bad[block] = true
 			return nil
@@ -83,7 +84,7 @@ func badBlocks(ctx context.Context, path string) (map[int64]bool, error) {
 }
 
 // copyReadable copies what can be read over a file of zeros.
-func copyReadable(ctx context.Context, from, to string, bad map[int64]bool) (err error) {
+func copyReadable(ctx context.Context, from *part, to string, bad map[int64]bool) (err error) {
 	dst, err := os.OpenFile(to, os.O_WRONLY, 0)
 	if err != nil {
 		return err

@@ -31,21 +31,20 @@ func (f files) damagedCopies() []string {
 	return found
 }
 
-// makeSpare makes the spare, or makes one whole that is not. It ends where the pool's metadata device ends, since a repair makes
-// metadata for as much as there is, and has blocks for all of the metadata file.
-func (l loopback) makeSpare(ctx context.Context) error {
-	st, err := os.Stat(l.files.metadata())
-	if err != nil {
-		return err
-	}
-	whole, err := hasBlocks(l.files.spare(), st.Size())
+// repaired is a spare that is to be copied over the metadata of a backing that is no file: the pool has been repaired, and
+// whoever starts it finishes that.
+func (f files) repaired() string { return f.metadata() + ".repaired" }
+
+// makeSpare makes the spare for metadata of that size, or makes one whole that is not.
+func (f files) makeSpare(ctx context.Context, size int64) error {
+	whole, err := hasBlocks(f.spare(), size)
 	if err != nil || whole {
 		return err
 	}
-	if err := removeFiles(l.files.spare()); err != nil {
+	if err := removeFiles(f.spare()); err != nil {
 		return err
 	}
-	if err := fsutil.Allocate(ctx, l.files.spare(), uint64(st.Size()), fsutil.Full); err != nil {
+	if err := fsutil.Allocate(ctx, f.spare(), uint64(size), fsutil.Full); err != nil {
 		return fmt.Errorf("spare for the metadata: %w", err)
 	}
 	return nil
@@ -64,64 +63,91 @@ func hasBlocks(path string, size int64) (bool, error) {
 	return st.Blocks*512 >= size, nil
 }
 
-// cutSpare makes the spare as large as the pool's metadata device, and keeps the blocks behind it.
-func (l loopback) cutSpare() error {
-	f, err := os.OpenFile(l.files.spare(), os.O_RDWR, 0)
+// cutSpare makes the spare end where the pool's metadata device ends, since a repair makes metadata for as much as there is,
+// and keeps blocks for all of the metadata, which is of that size.
+func (f files) cutSpare(size, held int64) error {
+	spare, err := os.OpenFile(f.spare(), os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
-	st, err := os.Stat(l.files.metadata())
-	if err != nil {
-		return err
-	}
-	if err := f.Truncate((st.Size() - l.record.Backing.MetadataHeld) &^ 4095); err != nil {
+	defer spare.Close()
+	if err := spare.Truncate((size - held) &^ 4095); err != nil {
 		return err
 	}
 	for { // tmpfs and xfs give up at any signal, also at those of Go's scheduler
-		err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, st.Size())
+		err = unix.Fallocate(int(spare.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, size)
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
 	}
 	// A file system that cannot promise room has none to keep.
 	if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-		return &os.PathError{Op: "fallocate", Path: f.Name(), Err: err}
+		return &os.PathError{Op: "fallocate", Path: spare.Name(), Err: err}
 	}
-	return f.Sync()
+	return spare.Sync()
 }
 
-// swapSpare puts the spare in the place of the metadata, which is kept under another name. There is no instant without
-// metadata: up to the rename it is the old one, after it the new one.
-func (l loopback) swapSpare(ctx context.Context, old string) error {
-	st, err := os.Stat(l.files.metadata())
-	if err != nil {
+// swapSpare puts the spare in the place of the metadata, which is kept under another name. Killed anywhere, the pool has the
+// old metadata or, once one rename is durable, the new one.
+func (r *repairer) swapSpare(ctx context.Context, old string) error {
+	if r.inFile {
+		return r.swapFile(ctx, old)
+	}
+	f := r.p.files
+	// The device is written over: what was in it is in the copy that the programs were given.
+	if err := os.Rename(f.salvaged(), old); err != nil {
 		return err
 	}
-	if err := fsutil.Extend(ctx, l.files.spare(), uint64(st.Size()), fsutil.Full); err != nil {
-		return err
-	}
-	if err := l.dropUnswapped(st); err != nil {
-		return err
-	}
-	if err := os.Link(l.files.metadata(), old); err != nil {
+	if err := fsutil.SyncDir(f.dir()); err != nil {
 		return err
 	}
 	if err := pointRepairKept.Hit(); err != nil {
 		return errors.Join(err, removeFiles(old))
 	}
-	if err := os.Rename(l.files.spare(), l.files.metadata()); err != nil {
+	if err := os.Rename(f.spare(), f.repaired()); err != nil {
 		return errors.Join(err, removeFiles(old))
 	}
-	if err := fsutil.SyncDir(l.files.dir()); err != nil {
+	if err := fsutil.SyncDir(f.dir()); err != nil {
 		return err
+	}
+	if err := pointRepairSwapped.Hit(); err != nil {
+		return err
+	}
+	return r.finishRepair(ctx, r.backing)
+}
+
+// swapFile is swapSpare for metadata that is a file.
+func (r *repairer) swapFile(ctx context.Context, old string) error {
+	f := r.p.files
+	st, err := os.Stat(f.metadata())
+	if err != nil {
+		return err
+	}
+	if err := fsutil.Extend(ctx, f.spare(), uint64(st.Size()), fsutil.Full); err != nil {
+		return err
+	}
+	if err := f.dropUnswapped(st); err != nil {
+		return err
+	}
+	if err := os.Link(f.metadata(), old); err != nil {
+		return err
+	}
+	if err := pointRepairKept.Hit(); err != nil {
+		return errors.Join(err, removeFiles(old))
+	}
+	if err := r.backing.install(ctx, f.spare()); err != nil {
+		return errors.Join(err, f.dropUnswapped(st))
 	}
 	return pointRepairSwapped.Hit()
 }
 
 // dropUnswapped removes second names of the metadata, of repairs that died before they put anything in its place.
-func (l loopback) dropUnswapped(metadata os.FileInfo) error {
-	for _, path := range l.files.damagedCopies() {
+func (f files) dropUnswapped(metadata os.FileInfo) error {
+	now, err := os.Stat(f.metadata())
+	if err != nil || !os.SameFile(now, metadata) {
+		return err
+	}
+	for _, path := range f.damagedCopies() {
 		if st, err := os.Stat(path); err == nil && os.SameFile(st, metadata) {
 			if err := removeFiles(path); err != nil {
 				return err
@@ -129,4 +155,17 @@ func (l loopback) dropUnswapped(metadata os.FileInfo) error {
 		}
 	}
 	return nil
+}
+
+// finishRepair copies metadata that was repaired over that of a backing which is no file, where somebody died before he had. The
+// start/stop lock is held exclusively and the pool does not run.
+func (s *Session) finishRepair(ctx context.Context, b backing) error {
+	path := s.p.files.repaired()
+	if !exists(path) {
+		return nil
+	}
+	if err := b.install(ctx, path); err != nil {
+		return fmt.Errorf("finish the repair: %w", err)
+	}
+	return fsutil.SyncDir(s.p.files.dir())
 }

@@ -63,7 +63,7 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err := s.deactivateAll(ctx); err != nil { // what a start left that died
 		return err
 	}
-	if err := s.finishRenewal(ctx); err != nil {
+	if err := s.finishPrepared(ctx, b); err != nil {
 		return err
 	}
 	if err := p.markStarting(); err != nil {
