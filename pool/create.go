@@ -56,25 +56,25 @@ func (spec Spec) complete() (Spec, error) {
 	spec.Backing = defaulted(spec.Backing, BackingLoopback)
 	spec.FS = defaulted(spec.FS, string(fsutil.Ext4))
 	spec.Discard = defaulted(spec.Discard, "passdown")
-	spec.BlockSize = defaulted(spec.BlockSize, defaultBlockSize)
-	spec.DataSize = defaulted(spec.DataSize, defaultDataSize)
+	if spec.ThinPool == "" { // else it is that of the thin pool
+		spec.BlockSize = defaulted(spec.BlockSize, defaultBlockSize)
+	}
 	spec.BaseSize = defaulted(spec.BaseSize, defaultBaseSize)
-	if spec.Backing != BackingLoopback {
+	switch spec.Backing {
+	case BackingLoopback:
+		spec.DataSize = defaulted(spec.DataSize, defaultDataSize)
+	case BackingLVM:
+		if err := spec.checkVolumes(); err != nil {
+			return spec, err
+		}
+	default:
 		return bad("backing %q is not known", spec.Backing)
 	}
-	if spec.BlockSize < minBlockSize || spec.BlockSize > maxBlockSize || spec.BlockSize%minBlockSize != 0 {
-		return bad("block size %d: 64 KiB to 1 GiB in steps of 64 KiB", spec.BlockSize)
-	}
-	if spec.DataSize < 16*spec.BlockSize || spec.DataSize > maxSize {
-		return bad("data size %d: at least 16 blocks of %d bytes", spec.DataSize, spec.BlockSize)
+	if b := spec.BlockSize; b != 0 && (b < minBlockSize || b > maxBlockSize || b%minBlockSize != 0) {
+		return bad("block size %d: 64 KiB to 1 GiB in steps of 64 KiB", b)
 	}
 	if spec.Discard != "passdown" && spec.Discard != "nopassdown" && spec.Discard != "ignore" {
 		return bad("discard %q: passdown, nopassdown or ignore", spec.Discard)
-	}
-	computed := thinpool.MetadataSize(uint64(spec.DataSize), devmapper.SectorsOf(uint64(spec.BlockSize)))
-	spec.MetadataSize = defaulted(spec.MetadataSize, int64(computed))
-	if spec.MetadataSize < minMetadataSize || spec.MetadataSize > int64(thinpool.MaxMetadataSize) {
-		return bad("metadata size %d: %d to %d bytes", spec.MetadataSize, minMetadataSize, thinpool.MaxMetadataSize)
 	}
 	switch fsutil.Type(spec.FS) {
 	case fsutil.Ext4:
@@ -92,14 +92,42 @@ func (spec Spec) complete() (Spec, error) {
 		return bad("base size %d", spec.BaseSize)
 	}
 	spec.Space = completeSpace(spec.Space)
-	least := spec.DataSize
-	if spec.Backing != BackingLoopback { // what it is will be seen on the devices
-		least = 0
+	if spec.Backing != BackingLoopback { // how large it is will be seen on the devices
+		return spec, nil
 	}
-	if err := checkSpace(spec.Space, least); err != nil {
+	return spec.sized()
+}
+
+// sized checks the sizes of a spec, which are complete but for that of the metadata.
+func (spec Spec) sized() (Spec, error) {
+	bad := func(format string, args ...any) (Spec, error) {
+		return spec, fmt.Errorf("create pool %q: %s: %w", spec.Name, fmt.Sprintf(format, args...), errs.ErrInvalid)
+	}
+	if spec.DataSize < 16*spec.BlockSize || spec.DataSize > maxSize {
+		return bad("data size %d: at least 16 blocks of %d bytes", spec.DataSize, spec.BlockSize)
+	}
+	computed := thinpool.MetadataSize(uint64(spec.DataSize), devmapper.SectorsOf(uint64(spec.BlockSize)))
+	spec.MetadataSize = defaulted(spec.MetadataSize, int64(computed))
+	if spec.MetadataSize < minMetadataSize || spec.MetadataSize > int64(thinpool.MaxMetadataSize) {
+		return bad("metadata size %d: %d to %d bytes", spec.MetadataSize, minMetadataSize, thinpool.MaxMetadataSize)
+	}
+	if err := checkSpace(spec.Space, spec.DataSize); err != nil {
 		return spec, fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
 	return spec, nil
+}
+
+// lies finds out what a pool is going to lie on, and its sizes, without changing anything.
+func (spec *Spec) lies(ctx context.Context, uuid string) (b metadata.Backing, err error) {
+	b.Type = spec.Backing
+	if spec.Backing == BackingLVM {
+		if b.LVM, err = spec.planVolumes(ctx, uuid); err == nil {
+			*spec, err = spec.sized()
+		}
+	}
+	b.DataSize, b.MetadataSize = spec.DataSize, spec.MetadataSize
+	b.MetadataHeld = min(spec.MetadataSize*heldPercent/100, maxHeld) &^ 4095
+	return b, err
 }
 
 func defaulted[T comparable](v, def T) T {
@@ -111,7 +139,7 @@ func defaulted[T comparable](v, def T) T {
 }
 
 // record is what Create is about to make.
-func (spec Spec) record(f files) (metadata.Pool, error) {
+func (spec Spec) record(ctx context.Context) (metadata.Pool, error) {
 	var b [16]byte
 	if _, err := rand.Read(b[:]); err != nil {
 		return metadata.Pool{}, err
@@ -120,15 +148,15 @@ func (spec Spec) record(f files) (metadata.Pool, error) {
 	if err != nil {
 		return metadata.Pool{}, err
 	}
-	held := min(spec.MetadataSize*heldPercent/100, maxHeld) &^ 4095
+	uuid := hex.EncodeToString(b[:])
+	lies, err := spec.lies(ctx, uuid)
+	if err != nil {
+		return metadata.Pool{}, err
+	}
 	return metadata.Pool{
-		Name: spec.Name, UUID: hex.EncodeToString(b[:]), State: metadata.PoolCreating, Created: time.Now().UTC(),
-		Backing: metadata.Backing{
-			Type:     spec.Backing,
-			DataSize: spec.DataSize, MetadataSize: spec.MetadataSize, MetadataHeld: held,
-		},
+		Name: spec.Name, UUID: uuid, State: metadata.PoolCreating, Created: time.Now().UTC(), Backing: lies,
 		Space: spec.Space,
-		FS: spec.FS, BaseSize: spec.BaseSize, BlockSize: spec.BlockSize,
+		FS:    spec.FS, BaseSize: spec.BaseSize, BlockSize: spec.BlockSize,
 		MkfsOptions: spec.MkfsOptions, MountOptions: spec.MountOptions, Discard: spec.Discard, NoZero: spec.NoZero, ForbidDevices: spec.ForbidDevices,
 		TransactionID: tid, LowID: labelID + 1, HighID: labelID + 1,
 	}, nil
@@ -158,7 +186,8 @@ func Create(ctx context.Context, dirs Dirs, spec Spec) error {
 	if err := s.clearPlace(ctx); err != nil {
 		return fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
-	if p.record, err = spec.record(p.files); err != nil {
+	p.wipe = spec.Force
+	if p.record, err = spec.record(ctx); err != nil {
 		return fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
 	if err := s.create(ctx); err != nil {
@@ -269,7 +298,7 @@ func (s *Session) create(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.State = metadata.PoolReady
+		r.State, r.Backing = metadata.PoolReady, p.record.Backing // of which the backing has learned more
 		return tx.PutPool(r)
 	})
 }

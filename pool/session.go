@@ -44,6 +44,7 @@ type Pool struct {
 	verified    devmapper.DevNum // of the running pool that was found to be ours
 	closed      bool
 	record      metadata.Pool // as it was when the pool was opened: only what never changes is used
+	wipe        bool          // Create may wipe what is on the devices
 }
 
 // Open reads the pool's record. It starts nothing; a pool that died while it was being made or

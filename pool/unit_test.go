@@ -82,7 +82,7 @@ func TestSpec(t *testing.T) {
 // A part of the metadata is held back for deleting when the rest is full.
 func TestHeldMetadata(t *testing.T) {
 	for _, size := range []int64{4 << 20, 100 << 20, 1 << 30} {
-		r, err := Spec{Name: "p", MetadataSize: size, DataSize: 1 << 30}.record(files{dirs: Dirs{Root: "/r", Run: "/run"}, name: "p"})
+		r, err := Spec{Name: "p", MetadataSize: size, DataSize: 1 << 30}.record(t.Context())
 		must(t, err)
 		held := r.Backing.MetadataHeld
 		if held <= 0 || held > 8<<20 || held > size/20 || held%4096 != 0 {

@@ -35,6 +35,7 @@ var arrows = map[string][]string{
 	"thinpool/thinmeta": {},
 	"metadata":          {internal, xsys, "go.etcd.io/bbolt"},
 	"fsutil":            {internal, xsys, "github.com/freddierice/go-losetup/v2"},
+	"lvm":               {internal},
 	"pool":              {internal, xsys, "thinpool", "thinpool/thinmeta", "lvm", "fsutil", "metadata"},
 	"layer":             {internal, xsys, "pool", "thinpool", "fsutil", "metadata"},
 	"layer/layertar":    {internal, xsys, "github.com/klauspost/compress", "github.com/vbatts/tar-split"},

@@ -1,0 +1,405 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/lvm"
+)
+
+// BackingLVM is a pool on two logical volumes of a volume group.
+const BackingLVM = "lvm"
+
+var (
+	pointLVMActivated   = fault.New("pool.lvm.activated")
+	pointLVMDeactivated = fault.New("pool.lvm.deactivated")
+)
+
+// The tags of the volumes, of which the pool's, with its UUID, says whose they are. A volume without it is never touched.
+const (
+	tagOurs     = "dmlayer"
+	tagData     = "dmlayer-data"
+	tagMetadata = "dmlayer-metadata"
+	tagPool     = "dmlayer-pool-"
+)
+
+// volumes is the backing of a pool on logical volumes. They are plain, linear ones: the thin pool on them is ours, and lvm2
+// knows nothing of it, so that its programs run only when volumes are made, activated, grown or removed.
+type volumes struct {
+	p   *Pool
+	lvm *lvm.Client
+}
+
+func newVolumes(p *Pool) volumes { return volumes{p, lvm.New()} }
+
+// tag is the tag that all volumes of the pool have.
+func (v volumes) tag() string { return tagPool + v.p.record.UUID }
+
+// holding are the volumes of the pool as lvm2 tells of them.
+type holding struct {
+	vg             lvm.VG
+	data, metadata []lvm.LV // one each, unless something is wrong
+}
+
+func (h holding) all() []lvm.LV { return slices.Concat(h.data, h.metadata) }
+
+func (h holding) active() (lvs []lvm.LV) {
+	for _, lv := range h.all() {
+		if lv.Active {
+			lvs = append(lvs, lv)
+		}
+	}
+	return lvs
+}
+
+// group looks the volume group up, whatever it is called by now. None is ErrNotFound.
+func (v volumes) group(ctx context.Context) (lvm.VG, error) {
+	if uuid := v.p.record.Backing.LVM.VGUUID; uuid != "" {
+		return v.lvm.VGByUUID(ctx, uuid)
+	}
+	return v.lvm.VGByTag(ctx, v.tag()) // of a create that died
+}
+
+// find looks for the volumes by their tags, whatever they are called by now. A group that is not there is ErrNotFound.
+func (v volumes) find(ctx context.Context) (h holding, err error) {
+	if h.vg, err = v.group(ctx); err != nil {
+		return h, err
+	}
+	lvs, err := v.lvm.LVs(ctx, h.vg.UUID)
+	for _, lv := range lvs {
+		switch {
+		case !lv.HasTag(v.tag()):
+		case lv.HasTag(tagMetadata):
+			h.metadata = append(h.metadata, lv)
+		case lv.HasTag(tagData):
+			h.data = append(h.data, lv)
+		}
+	}
+	return h, err
+}
+
+// whole is ErrDamaged where the volumes are not what the record says.
+func (v volumes) whole(h holding) error {
+	l := v.p.record.Backing.LVM
+	for _, part := range []struct {
+		lvs        []lvm.LV
+		name, uuid string
+	}{{h.data, l.DataLV, l.DataUUID}, {h.metadata, l.MetadataLV, l.MetadataUUID}} {
+		name := h.vg.Name + "/" + part.name
+		switch {
+		case len(part.lvs) == 0:
+			err := fmt.Errorf("volume %s is missing, or has lost the tag %s: %w", name, v.tag(), errs.ErrDamaged)
+			return errs.WithHint(err, "lvs -o+tags "+h.vg.Name+" shows the volumes that there are")
+		case len(part.lvs) > 1:
+			err := fmt.Errorf("volumes %s and %s both have the tags of pool %q: %w", part.lvs[0].Name, part.lvs[1].Name, v.p.files.name, errs.ErrDamaged)
+			return errs.WithHint(err, "take the tags from the one that is none of the pool's (lvchange --deltag)")
+		case part.uuid != "" && part.lvs[0].UUID != part.uuid:
+			return v.p.mispaired("volume %s is another one than the pool was made on: its UUID is %s, not %s", name, part.lvs[0].UUID, part.uuid)
+		case part.lvs[0].Partial:
+			err := fmt.Errorf("a physical volume of %s is missing: %w", name, errs.ErrDamaged)
+			return errs.WithHint(err, "attach the disk that is missing; pvs -o+missing shows it")
+		}
+	}
+	return nil
+}
+
+// missing turns a volume group that is not there into ErrDamaged: the pool is here, and what it lies on is not.
+func (v volumes) missing(err error) error {
+	if !errors.Is(err, errs.ErrNotFound) {
+		return err
+	}
+	l := v.p.record.Backing.LVM
+	err = fmt.Errorf("volume group %q (%s) is not there: %w", l.VG, l.VGUUID, errs.ErrDamaged)
+	return errs.WithHint(err, "attach its disks; vgs shows the volume groups that lvm2 sees")
+}
+
+// dmUUIDs returns the UUIDs of the volumes' devices, which are known once the pool has been made.
+func (v volumes) dmUUIDs() (data, metadata devmapper.UUID) {
+	l := v.p.record.Backing.LVM
+	if l.DataUUID == "" || l.MetadataUUID == "" {
+		return "", ""
+	}
+	of := func(uuid string) devmapper.UUID {
+		return devmapper.UUID(lvm.LV{VGUUID: l.VGUUID, UUID: uuid}.DMUUID())
+	}
+	return of(l.DataUUID), of(l.MetadataUUID)
+}
+
+// devs returns the numbers of the volumes' devices, the zero value of one that is not active.
+func (v volumes) devs() (data, metadata devmapper.DevNum, err error) {
+	du, mu := v.dmUUIDs()
+	for uuid, to := range map[devmapper.UUID]*devmapper.DevNum{du: &data, mu: &metadata} {
+		if uuid == "" {
+			continue
+		}
+		info, err := v.p.dm.Info(devmapper.ByUUID(uuid))
+		if errors.Is(err, devmapper.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return data, metadata, kernelError(err)
+		}
+		*to = info.Dev
+	}
+	return data, metadata, nil
+}
+
+func (v volumes) attach(ctx context.Context) (a attached, err error) {
+	h, err := v.ready(ctx)
+	if err != nil {
+		return a, err
+	}
+	if err := pointLVMActivated.Hit(); err != nil {
+		return a, err
+	}
+	var open []*os.File
+	a.close = func() error {
+		var err error
+		for _, f := range open {
+			err = errors.Join(err, f.Close())
+		}
+		return err
+	}
+	for _, part := range []struct {
+		lv   lvm.LV
+		dev  *devmapper.DevNum
+		size *int64
+	}{{h.metadata[0], &a.metadata, &a.metadataSize}, {h.data[0], &a.data, &a.dataSize}} {
+		f, err := v.hold(part.lv)
+		if err != nil {
+			return attached{}, errors.Join(err, a.close())
+		}
+		open = append(open, f)
+		num, err := fsutil.DevNumOfFile(f)
+		size, serr := fsutil.SizeOf(f)
+		if err := errors.Join(err, serr); err != nil {
+			return attached{}, errors.Join(err, a.close())
+		}
+		*part.dev, *part.size = devmapper.DevNum(num), int64(size)
+	}
+	a.metadataPath = open[0].Name()
+	return a, nil
+}
+
+// ready makes the volumes active, and their devices what lvm2 says that they are.
+func (v volumes) ready(ctx context.Context) (holding, error) {
+	h, err := v.find(ctx)
+	if err != nil {
+		return h, v.missing(err)
+	}
+	if err := v.whole(h); err != nil {
+		return h, err
+	}
+	var sleeping, stale []lvm.LV
+	for _, lv := range h.all() {
+		switch {
+		case !lv.Active:
+			sleeping = append(sleeping, lv)
+		case lv.Suspended || v.stale(lv):
+			stale = append(stale, lv)
+		}
+	}
+	if err := v.lvm.Refresh(ctx, stale...); err != nil {
+		return h, err
+	}
+	return h, v.lvm.Activate(ctx, sleeping...)
+}
+
+// stale tells whether a volume's device has another size than the volume: a command died that was about to make it larger.
+func (v volumes) stale(lv lvm.LV) bool {
+	targets, err := v.p.dm.Table(devmapper.ByUUID(devmapper.UUID(lv.DMUUID())))
+	var size devmapper.Sectors
+	for _, t := range targets {
+		size += t.Length
+	}
+	return err == nil && size.Bytes() != uint64(lv.Size)
+}
+
+// hold opens the device of a volume, so that it stays what it is.
+func (v volumes) hold(lv lvm.LV) (*os.File, error) {
+	name := lv.VG + "/" + lv.Name
+	info, err := v.p.dm.Info(devmapper.ByUUID(devmapper.UUID(lv.DMUUID())))
+	if errors.Is(err, devmapper.ErrNotFound) {
+		err := fmt.Errorf("lvm2 did not activate volume %s: %w", name, errs.ErrUnsupported)
+		return nil, errs.WithHint(err, "see activation/volume_list in the configuration of lvm2")
+	}
+	if err != nil {
+		return nil, kernelError(err)
+	}
+	path, err := v.p.DeviceNode(info.Dev)
+	if err != nil {
+		return nil, err
+	}
+	f, err := fsutil.OpenDevice(path, false)
+	if err != nil {
+		return nil, err
+	}
+	// Minors are reused: what was opened has to be what was asked for.
+	num, err := fsutil.DevNumOfFile(f)
+	if err == nil {
+		var now devmapper.Info
+		if now, err = v.p.dm.Info(devmapper.ByDev(devmapper.DevNum(num))); err == nil && string(now.UUID) != lv.DMUUID() {
+			err = fmt.Errorf("volume %s was deactivated meanwhile: %w", name, errs.ErrBusy)
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(kernelError(err), f.Close())
+	}
+	return f, nil
+}
+
+func (v volumes) detached(ctx context.Context) error {
+	data, metadata, err := v.devs()
+	if err != nil || data == (devmapper.DevNum{}) && metadata == (devmapper.DevNum{}) {
+		return err
+	}
+	h, err := v.find(ctx)
+	if err != nil {
+		return v.missing(err)
+	}
+	if err := v.lvm.Deactivate(ctx, h.active()...); err != nil {
+		return err
+	}
+	return pointLVMDeactivated.Hit()
+}
+
+// under compares the devices below the running pool with the volumes of the record.
+func (v volumes) under(dm *devmapper.Client) (bool, error) {
+	data, metadata := v.dmUUIDs()
+	for above, uuid := range map[string]devmapper.UUID{suffixPool: data, suffixMetadata: metadata} {
+		if uuid == "" { // it is being made, and nobody can have copied it
+			continue
+		}
+		info, err := dm.Info(devmapper.ByUUID(uuid))
+		if errors.Is(err, devmapper.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		deps, err := dm.Deps(devmapper.ByUUID(deviceUUID(v.p.record.UUID, above)))
+		if err != nil {
+			return false, err
+		}
+		if !slices.Contains(deps, info.Dev) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func (v volumes) paths(context.Context) (data, metadata string, err error) {
+	d, m, err := v.devs()
+	if err != nil {
+		return "", "", err
+	}
+	for dev, to := range map[devmapper.DevNum]*string{d: &data, m: &metadata} {
+		if dev == (devmapper.DevNum{}) {
+			continue
+		}
+		if *to, err = v.p.DeviceNode(dev); err != nil {
+			return "", "", err
+		}
+	}
+	return data, metadata, nil
+}
+
+func (v volumes) names() (data, metadata string) {
+	l := v.p.record.Backing.LVM
+	return l.VG + "/" + l.DataLV, l.VG + "/" + l.MetadataLV
+}
+
+func (v volumes) devices(context.Context) (list []devmapper.DevNum, err error) {
+	data, metadata, err := v.devs()
+	for _, d := range []devmapper.DevNum{data, metadata} {
+		if d != (devmapper.DevNum{}) {
+			list = append(list, d)
+		}
+	}
+	return list, err
+}
+
+// open activates what is not active for as long as it is open.
+func (v volumes) open(ctx context.Context, write bool) (_ *media, err error) {
+	m := &media{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.Close())
+		}
+	}()
+	data, metadata, err := v.devs()
+	if err != nil {
+		return nil, err
+	}
+	if data == (devmapper.DevNum{}) || metadata == (devmapper.DevNum{}) {
+		h, err := v.ready(ctx)
+		if errors.Is(err, errs.ErrDamaged) {
+			err = fmt.Errorf("%w: %w", err, errs.ErrNotFound)
+		}
+		if err != nil {
+			return nil, err
+		}
+		var woken []lvm.LV
+		for _, lv := range h.all() {
+			if !lv.Active {
+				woken = append(woken, lv)
+			}
+		}
+		m.release = func() error {
+			undo, cancel := UndoContext(ctx)
+			defer cancel()
+			return v.lvm.Deactivate(undo, woken...)
+		}
+		if data, metadata, err = v.devs(); err != nil {
+			return nil, err
+		}
+	}
+	dataName, metadataName := v.names()
+	for _, part := range []struct {
+		dev  devmapper.DevNum
+		name string
+		to   **part
+	}{{data, dataName, &m.data}, {metadata, metadataName, &m.metadata}} {
+		path, err := v.p.DeviceNode(part.dev)
+		if err != nil {
+			return nil, err
+		}
+		if *part.to, err = openPart(path, 0, write); err != nil {
+			return nil, err
+		}
+		(*part.to).name = part.name
+	}
+	return m, nil
+}
+
+// check asks lvm2 only while the pool does not run: else the kernel tells.
+func (v volumes) check(ctx context.Context, running bool) ([]Finding, error) {
+	if running {
+		return nil, nil
+	}
+	h, err := v.find(ctx)
+	if errors.Is(err, errs.ErrNotFound) {
+		return []Finding{NewFinding(FoundBackingMissing, "volume group "+v.p.record.Backing.LVM.VG, "%v", v.missing(err))}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, lvs := range [][]lvm.LV{h.data, h.metadata} {
+		if len(lvs) > 1 {
+			return []Finding{NewFinding(FoundBackingTwice, "pool "+v.p.files.name, "%s and %s", lvs[0].Name, lvs[1].Name)}, nil
+		}
+	}
+	if err := v.whole(h); err != nil {
+		return []Finding{NewFinding(FoundBackingMissing, "volume group "+h.vg.Name, "%v", err)}, nil
+	}
+	return nil, nil
+}
+
+func (v volumes) install(ctx context.Context, path string) error { return installCopy(ctx, v, path) }

@@ -1,0 +1,68 @@
+package pool
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/lvm"
+	"github.com/dmlayer/dmlayer/thinpool"
+)
+
+var (
+	pointLVMGrownMetadata = fault.New("pool.lvm.grown-metadata")
+	pointLVMGrownData     = fault.New("pool.lvm.grown-data")
+)
+
+// room tells what the volumes have, and what the volume group has left for them.
+func (v volumes) room(ctx context.Context) (Room, error) {
+	h, err := v.find(ctx)
+	if err != nil {
+		return Room{}, v.missing(err)
+	}
+	if err := v.whole(h); err != nil {
+		return Room{}, err
+	}
+	extent := h.vg.ExtentSize
+	free := h.vg.Free / extent * extent
+	r := Room{DataSize: h.data[0].Size, MetadataSize: h.metadata[0].Size, Free: h.vg.Free}
+	r.DataMax = r.DataSize + free
+	r.MetadataMax = max(r.MetadataSize, min(r.MetadataSize+free, int64(thinpool.MaxMetadataSize)/extent*extent))
+	return r, nil
+}
+
+// grow makes the volumes larger, and what lvm2 says of them true where a growth before this one died.
+func (v volumes) grow(ctx context.Context, data, metadata int64) error {
+	h, err := v.find(ctx)
+	if err != nil {
+		return v.missing(err)
+	}
+	if err := v.whole(h); err != nil {
+		return err
+	}
+	if h.vg.MissingPVs > 0 {
+		err := fmt.Errorf("volume group %q: %d physical volumes are missing: %w", h.vg.Name, h.vg.MissingPVs, errs.ErrDamaged)
+		return errs.WithHint(err, "attach their disks; pvs -o+missing shows them")
+	}
+	if err := v.growOne(ctx, h, h.metadata[0], metadata); err != nil {
+		return err
+	}
+	if err := pointLVMGrownMetadata.Hit(); err != nil {
+		return err
+	}
+	if err := v.growOne(ctx, h, h.data[0], data); err != nil {
+		return err
+	}
+	return pointLVMGrownData.Hit()
+}
+
+func (v volumes) growOne(ctx context.Context, h holding, lv lvm.LV, size int64) error {
+	if lv.Active && (lv.Suspended || v.stale(lv)) {
+		if err := v.lvm.Refresh(ctx, lv); err != nil {
+			return err
+		}
+	}
+	extent := h.vg.ExtentSize
+	return v.lvm.Extend(ctx, lv, (size+extent-1)/extent*extent)
+}
