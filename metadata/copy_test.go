@@ -100,6 +100,39 @@ func TestCopyAndRestore(t *testing.T) {
 	}
 }
 
+// Whoever has a store open that is replaced sees the new one, and never takes what he has read for what is in it.
+func TestReplacedWhileOpen(t *testing.T) {
+	s := fullStore(t)
+	text := copyOf(t, s)
+	c, err := metadata.ReadCopy(bytes.NewReader(text))
+	must(t, err)
+	for range 3 { // the copy is older than what is there
+		must(t, s.Update(context.Background(), func(tx *metadata.Tx) error { return tx.PutTombstone(metadata.Tombstone{ID: 12}) }))
+	}
+	before, err := s.Version() // of the mapped file
+	must(t, err)
+	must(t, metadata.Restore(s.Path(), c))
+	after, err := s.Version()
+	must(t, err)
+	if after <= before {
+		t.Errorf("the version was %d and is %d", before, after)
+	}
+	if got := copyOf(t, s); bytes.Contains(got, []byte(`"id":12`)) {
+		t.Errorf("it still reads what was replaced: %s", got)
+	}
+	again, err := metadata.ReadCopy(bytes.NewReader(copyOf(t, s)))
+	must(t, err)
+	must(t, metadata.Restore(s.Path(), again))
+	must(t, s.Update(context.Background(), func(tx *metadata.Tx) error { return tx.PutTombstone(metadata.Tombstone{ID: 13}) }))
+	if last, err := s.Version(); err != nil || last <= after {
+		t.Errorf("after a write the version is %d, and was %d: %v", last, after, err)
+	}
+	problems, err := s.Check(context.Background())
+	if err != nil || len(problems) > 0 {
+		t.Errorf("the store with a raised version: %v, %v", problems, err)
+	}
+}
+
 // A copy that is not what was written is never read, whatever byte of it is wrong or missing.
 func TestDamagedCopy(t *testing.T) {
 	text := copyOf(t, fullStore(t))

@@ -21,19 +21,7 @@ func (tx *Tx) Document(kind, key string) (Document, error) {
 }
 
 // Documents returns the documents of one kind, by key.
-func (tx *Tx) Documents(kind string) ([]Document, error) {
-	var docs []Document
-	prefix := docKey(kind, "")
-	c := tx.b.Bucket(bucketDocs).Cursor()
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		var d Document
-		if err := decode(string(k), v, &d); err != nil {
-			return nil, err
-		}
-		docs = append(docs, d)
-	}
-	return docs, nil
-}
+func (tx *Tx) Documents(kind string) ([]Document, error) { return tx.DocumentsWith(kind, "") }
 
 // PutDocument adds or replaces a document. A node that it names and that is not there is ErrNotFound;
 // a kind or key with a NUL byte is ErrInvalid.
@@ -84,4 +72,19 @@ func (tx *Tx) DocumentsOf(node Key) []string {
 		names = append(names, strings.Replace(string(k[len(prefix):]), "\x00", " ", 1))
 	}
 	return names
+}
+
+// DocumentsWith returns the documents of one kind whose keys begin with prefix, by key.
+func (tx *Tx) DocumentsWith(kind, prefix string) ([]Document, error) {
+	var docs []Document
+	from := docKey(kind, prefix)
+	c := tx.b.Bucket(bucketDocs).Cursor()
+	for k, v := c.Seek(from); bytes.HasPrefix(k, from); k, v = c.Next() {
+		var d Document
+		if err := decode(string(k), v, &d); err != nil {
+			return nil, err
+		}
+		docs = append(docs, d)
+	}
+	return docs, nil
 }

@@ -160,13 +160,17 @@ func (f *file) extend(st unix.Stat_t) error {
 }
 
 // mappedVersion reads the version where the file is mapped and no transaction of this process runs, and is
-// 0 otherwise. A store that was replaced meanwhile is noticed by the next transaction.
+// 0 otherwise, also where another file has taken the place of the mapped one.
 func (f *file) mappedVersion() (version uint64) {
 	if !f.mu.TryLock() {
 		return 0
 	}
 	defer f.mu.Unlock()
 	if f.db == nil {
+		return 0
+	}
+	var st unix.Stat_t
+	if unix.Stat(f.path, &st) != nil || f.id != (fileID{uint64(st.Dev), st.Ino}) {
 		return 0
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))

@@ -6,12 +6,17 @@ import (
 	"go.etcd.io/bbolt"
 )
 
+// versionStep is by how much the version of a restored store is above those of its copy and of the store that it replaces. Nobody
+// who has read that store, or one that came after the copy, takes the new one for what he has read.
+const versionStep = 1 << 20
+
 // Restore makes the store at path of a copy that ReadCopy found good, in place of the one that is there, at once or not at all.
 func Restore(path string, c *Copy) error {
 	if err := c.check(); err != nil {
 		return fmt.Errorf("restore record store %s: %w", path, err)
 	}
-	return replace("restore", path, c.fill)
+	replaced, _ := versionAt(path) // which may be damaged, or not there
+	return replace("restore", path, max(c.Version, replaced)+versionStep, c.fill)
 }
 
 func (c *Copy) fill(tx *Tx) error {

@@ -56,11 +56,11 @@ func Create(path string, pool Pool) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("create record store %s: %w", path, errs.ErrExists)
 	}
-	return replace("create", path, func(tx *Tx) error { return tx.PutPool(pool) })
+	return replace("create", path, 0, func(tx *Tx) error { return tx.PutPool(pool) })
 }
 
-// replace makes the store that fn fills, beside its place, and renames it.
-func replace(op, path string, fn func(*Tx) error) (err error) {
+// replace makes the store that fn fills, of at least that version, beside its place, and renames it.
+func replace(op, path string, version uint64, fn func(*Tx) error) (err error) {
 	tmp := path + ".new"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("%s record store %s: %w", op, path, err)
@@ -80,6 +80,9 @@ func replace(op, path string, fn func(*Tx) error) (err error) {
 		err = cerr
 	}
 	if err != nil {
+		return err
+	}
+	if err := raiseVersion(tmp, version); err != nil {
 		return err
 	}
 	if err := reserve(tmp, allocationStep); err != nil {

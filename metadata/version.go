@@ -34,18 +34,23 @@ func (s *Store) Version() (uint64, error) {
 	if v := s.mappedVersion(); v != 0 {
 		return v, nil
 	}
-	fd, err := unix.Open(s.path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	return versionAt(s.path)
+}
+
+// versionAt reads the version of the store at path, 0 for what has no header.
+func versionAt(path string) (uint64, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if errors.Is(err, unix.ENOENT) {
 		err = errs.ErrNotFound
 	}
 	if err != nil {
-		return 0, fmt.Errorf("open record store %s: %w", s.path, err)
+		return 0, fmt.Errorf("open record store %s: %w", path, err)
 	}
 	defer unix.Close(fd)
 	size := os.Getpagesize()
 	b := make([]byte, 2*size)
 	if _, err := unix.Pread(fd, b, 0); err != nil {
-		return 0, fmt.Errorf("read record store %s: %w", s.path, err)
+		return 0, fmt.Errorf("read record store %s: %w", path, err)
 	}
 	return max(transactionOf(b[:size]), transactionOf(b[size:])), nil
 }
@@ -72,12 +77,37 @@ func newestHeader(f *os.File) (page []byte, at int64, err error) {
 func transactionOf(page []byte) uint64 {
 	m := page[pageHeader:]
 	order := binary.NativeEndian
-	sum := fnv.New64a()
-	_, _ = sum.Write(m[:metaSum])
 	whole := order.Uint32(m) == metaMagic && order.Uint32(m[4:]) == metaFormat &&
-		int(order.Uint32(m[metaPageSize:])) == len(page) && order.Uint64(m[metaSum:metaEnd]) == sum.Sum64()
+		int(order.Uint32(m[metaPageSize:])) == len(page) && order.Uint64(m[metaSum:metaEnd]) == headerSum(m)
 	if !whole {
 		return 0
 	}
 	return order.Uint64(m[metaTxID:])
+}
+
+func headerSum(m []byte) uint64 {
+	sum := fnv.New64a()
+	_, _ = sum.Write(m[:metaSum])
+	return sum.Sum64()
+}
+
+// raiseVersion gives a store that nobody has open at least that version: transactions are counted on from there. Nothing else in
+// the file depends on the count.
+func raiseVersion(path string, version uint64) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	page, at, err := newestHeader(f)
+	if err != nil || transactionOf(page) >= version {
+		return err
+	}
+	m := page[pageHeader:]
+	binary.NativeEndian.PutUint64(m[metaTxID:], version)
+	binary.NativeEndian.PutUint64(m[metaSum:], headerSum(m))
+	if _, err := f.WriteAt(page, at); err != nil {
+		return err
+	}
+	return f.Sync()
 }
