@@ -209,6 +209,9 @@ func (e *Env) Check(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if r.pool.Backing.Type == pool.BackingLVM {
+		return r.checkVolumes(ctx)
+	}
 	return errors.Join(r.checkThins(ctx, e.Metadata()), checkDetached(e.Data()), checkDetached(e.Metadata()))
 }
 
@@ -383,13 +386,19 @@ type thinDump struct {
 
 // dumpThins runs thin_check and thin_dump.
 func dumpThins(ctx context.Context, file string) (dump thinDump, err error) {
+	if st, err := os.Stat(file); err == nil && st.Mode()&os.ModeDevice != 0 {
+		return dumpDevice(ctx, file)
+	}
 	// The tools want direct I/O, which a loop device has whatever the file lies on.
 	loop, err := fsutil.Attach(ctx, fsutil.LoopOptions{Path: file, ReadOnly: true})
 	if err != nil {
 		return dump, err
 	}
-	path := loop.Path
 	defer func() { err = errors.Join(err, loop.Close(), fsutil.Detach(ctx, loop.Number)) }()
+	return dumpDevice(ctx, loop.Path)
+}
+
+func dumpDevice(ctx context.Context, path string) (dump thinDump, err error) {
 	if out, err := exec.CommandContext(ctx, "thin_check", path).CombinedOutput(); err != nil {
 		return dump, fmt.Errorf("thin_check: %w\n%s", err, out)
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/dmlayer/dmlayer/internal/run"
 	"github.com/dmlayer/dmlayer/pool"
@@ -25,16 +26,22 @@ func (a *app) newPoolCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create [NAME]",
 		Short: "Create a pool",
-		Long: `Creates a pool on loopback: a sparse data file and a fully allocated metadata file under the root
-directory. NAME is that of --pool where it is not given. Prints the pool's name.`,
+		Long: `Creates a pool. NAME is that of --pool where it is not given. Prints the pool's name.
+
+A pool lies on loopback, unless something else is asked for: on a sparse data file and a fully allocated metadata
+file under the root directory. With --vg it lies on two logical volumes of a volume group (direct-lvm), with --device
+on a disk of its own, on which lvm2 makes a volume group. A disk that anybody uses is refused, and one that carries
+anything too, unless --force is given, which wipes it. A create that fails leaves disks and volume groups as they were.`,
 		Example: `  dmlayer pool create
-  dmlayer pool create --data-size 200G --fs xfs --base-size 20G fast`,
+  dmlayer pool create --data-size 200G --fs xfs --base-size 20G fast
+  dmlayer pool create --vg ssd --data-percent 80
+  dmlayer pool create --device /dev/nvme1n1`,
 		Args: args(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if o.spec.Name, err = a.poolArg(cmd, args); err != nil {
 				return err
 			}
-			if err := o.check(); err != nil {
+			if err := o.check(cmd.Flags()); err != nil {
 				return err
 			}
 			if err := a.needRoot(cmd); err != nil {
@@ -52,8 +59,10 @@ directory. NAME is that of --pool where it is not given. Prints the pool's name.
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.loopback, "loopback", true, "keep the pool in files under the root directory")
-	f.Var(sizeFlag{&o.spec.DataSize}, "data-size", "size of the data file, which is sparse (default 100G)")
-	f.Var(autoSizeFlag{sizeFlag{&o.spec.MetadataSize}}, "metadata-size", "size of the metadata file, or auto: from the data size")
+	o.lvmFlags(f)
+	f.BoolVar(&o.spec.Force, "force", false, "wipe what is on the disk")
+	f.Var(sizeFlag{&o.spec.DataSize}, "data-size", "size of the data; of a file, which is sparse (default 100G)")
+	f.Var(autoSizeFlag{sizeFlag{&o.spec.MetadataSize}}, "metadata-size", "size of the metadata, or auto: from the data size")
 	f.Var(sizeFlag{&o.spec.BlockSize}, "block-size", "unit of allocation and sharing, 64K to 1G (default 64K)")
 	f.Var(choiceFlag{&o.spec.FS, []string{"ext4", "xfs"}}, "fs", "file system of new nodes (default ext4)")
 	f.Var(sizeFlag{&o.spec.BaseSize}, "base-size", "size of a node when none is asked for (default 10G)")
@@ -63,14 +72,13 @@ directory. NAME is that of --pool where it is not given. Prints the pool's name.
 		"what to do with blocks that nodes give back (default passdown)")
 	f.BoolVar(&o.spec.NoZero, "no-zero", false, "do not zero new blocks: whoever gets a raw device can read what others deleted")
 	f.BoolVar(&o.spec.ForbidDevices, "forbid-devices", false, "refuse archives with device nodes in their layers")
-	return exitCodes(cmd, 4, 5, 6, 8)
+	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
 }
 
-func (o *poolCreateOptions) check() error {
-	if !o.loopback {
-		return usagef("--loopback=false: a pool needs something to lie on")
+func (o *poolCreateOptions) check(f *pflag.FlagSet) error {
+	if err := o.checkBacking(f); err != nil {
+		return err
 	}
-	o.spec.Backing = "loopback"
 	if b := o.spec.BlockSize; b != 0 && (b < minBlockSize || b > maxBlockSize || b%minBlockSize != 0) {
 		return usagef("--block-size %s: must be 64K to 1G, a multiple of 64K", humanSize(b))
 	}
@@ -79,5 +87,23 @@ func (o *poolCreateOptions) check() error {
 			return usagef("--mkfs-option and --mount-option: must not be empty")
 		}
 	}
+	return nil
+}
+
+// checkBacking finds out what the pool is to lie on.
+func (o *poolCreateOptions) checkBacking(f *pflag.FlagSet) error {
+	if onLVM, err := o.checkLVM(f); onLVM || err != nil {
+		if err == nil && f.Changed("loopback") && o.loopback {
+			err = usagef("--loopback: not with --vg or --device")
+		}
+		return err
+	}
+	if !o.loopback {
+		return usagef("--loopback=false: a pool needs something to lie on")
+	}
+	if o.spec.Force {
+		return usagef("--force: files are never wiped; it is for --device")
+	}
+	o.spec.Backing = pool.BackingLoopback
 	return nil
 }
