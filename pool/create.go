@@ -55,7 +55,7 @@ func (spec Spec) complete() (Spec, error) {
 	}
 	spec.Backing = defaulted(spec.Backing, BackingLoopback)
 	spec.FS = defaulted(spec.FS, string(fsutil.Ext4))
-	spec.Discard = defaulted(spec.Discard, "passdown")
+	spec.Discard = defaulted(spec.Discard, defaultDiscard(spec.Backing))
 	if spec.ThinPool == "" { // else it is that of the thin pool
 		spec.BlockSize = defaulted(spec.BlockSize, defaultBlockSize)
 	}
@@ -66,6 +66,10 @@ func (spec Spec) complete() (Spec, error) {
 	case BackingLVM:
 		if err := spec.checkVolumes(); err != nil {
 			return spec, err
+		}
+	case BackingDevice:
+		if spec.DataDevice == "" || spec.MetadataDevice == "" {
+			return bad("a data and a metadata device are needed")
 		}
 	default:
 		return bad("backing %q is not known", spec.Backing)
@@ -120,14 +124,28 @@ func (spec Spec) sized() (Spec, error) {
 // lies finds out what a pool is going to lie on, and its sizes, without changing anything.
 func (spec *Spec) lies(ctx context.Context, uuid string) (b metadata.Backing, err error) {
 	b.Type = spec.Backing
-	if spec.Backing == BackingLVM {
+	switch spec.Backing {
+	case BackingLVM:
 		if b.LVM, err = spec.planVolumes(ctx, uuid); err == nil {
 			*spec, err = spec.sized()
 		}
+	case BackingDevice:
+		if *spec, err = spec.measureDisks(); err == nil {
+			*spec, err = spec.sized()
+		}
+		b.DataDevice, b.MetadataDevice = spec.DataDevice, spec.MetadataDevice
 	}
 	b.DataSize, b.MetadataSize = spec.DataSize, spec.MetadataSize
 	b.MetadataHeld = min(spec.MetadataSize*heldPercent/100, maxHeld) &^ 4095
 	return b, err
+}
+
+// defaultDiscard is what becomes of blocks that nodes give back: files become smaller, disks are told only where that is asked for.
+func defaultDiscard(backing string) string {
+	if backing == BackingDevice {
+		return "nopassdown"
+	}
+	return "passdown"
 }
 
 func defaulted[T comparable](v, def T) T {
@@ -189,6 +207,14 @@ func Create(ctx context.Context, dirs Dirs, spec Spec) error {
 	p.wipe = spec.Force
 	if p.record, err = spec.record(ctx); err != nil {
 		return fmt.Errorf("create pool %q: %w", spec.Name, err)
+	}
+	if spec.Backing == BackingDevice { // up to the end of an undo
+		unlock, err := p.files.lockDisks(ctx)
+		if err != nil {
+			return fmt.Errorf("create pool %q: %w", spec.Name, err)
+		}
+		defer unlock()
+		p.disksLocked = true
 	}
 	if err := s.create(ctx); err != nil {
 		if !s.recorded { // what is there may be another's, who uses another run directory
@@ -293,7 +319,7 @@ func (s *Session) create(ctx context.Context) error {
 	if err := pointCreateLabelled.Hit(); err != nil {
 		return err
 	}
-	return s.Records.Update(ctx, func(tx *metadata.Tx) error {
+	err = s.Records.Update(ctx, func(tx *metadata.Tx) error {
 		r, err := tx.Pool()
 		if err != nil {
 			return err
@@ -301,6 +327,10 @@ func (s *Session) create(ctx context.Context) error {
 		r.State, r.Backing = metadata.PoolReady, p.record.Backing // of which the backing has learned more
 		return tx.PutPool(r)
 	})
+	if err == nil {
+		_ = removeFiles(p.files.savedDisks()) // else the next start does it
+	}
+	return err
 }
 
 // load reads the record for Open. A pool that died while it was made or destroyed is cleaned up.

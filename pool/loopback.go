@@ -80,6 +80,8 @@ type attached struct {
 	// as the metadata always is: see activateLinear.
 	dataStart, metadataStart int64
 	close                    func() error
+	// Of a device backing: what its devices are called now.
+	dataName, metadataName string
 }
 
 // backing returns what the pool's record describes.
@@ -90,6 +92,9 @@ func (p *Pool) backing() (backing, error) {
 		return loopback{p.files, r}, nil
 	case r.Backing.Type == BackingLVM && r.Backing.LVM != nil:
 		return newVolumes(p), nil
+	}
+	if r.Backing.Type == BackingDevice {
+		return &rawDevices{files: p.files, record: r, dm: p.dm, wipe: p.wipe, locked: p.disksLocked}, nil
 	}
 	return nil, fmt.Errorf("pool %q: backing %q: %w", r.Name, r.Backing.Type, errs.ErrUnsupported)
 }

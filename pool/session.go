@@ -45,6 +45,7 @@ type Pool struct {
 	closed      bool
 	record      metadata.Pool // as it was when the pool was opened: only what never changes is used
 	wipe        bool          // Create may wipe what is on the devices
+	disksLocked bool          // Create has the lock of all disks
 }
 
 // Open reads the pool's record. It starts nothing; a pool that died while it was being made or
@@ -156,6 +157,8 @@ type Session struct {
 	marked  []metadata.ThinID
 
 	recorded bool // Create has written the pool's record
+
+	dataName, metadataName string // where start has found the devices of a device backing
 }
 
 // maxIdle is how many holders without a lock a pool keeps for the sessions to come.

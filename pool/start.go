@@ -136,7 +136,10 @@ func (s *Session) meet(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return s.bump(ctx, func(r *metadata.Pool) { r.SnapshotsTaken = max(r.SnapshotsTaken, taken) })
+		return s.bump(ctx, func(r *metadata.Pool) {
+			r.SnapshotsTaken = max(r.SnapshotsTaken, taken)
+			s.notePlaces(r)
+		})
 	})
 }
 
@@ -174,6 +177,7 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 	if err != nil {
 		return errors.Join(err, p.removeLinear())
 	}
+	s.dataName, s.metadataName = a.dataName, a.metadataName
 	s.Device = info.Dev
 	s.Thin = thinpool.NewPool(p.dm, devmapper.ByUUID(uuid))
 	if s.Status, err = s.Thin.Status(); err != nil {

@@ -63,7 +63,10 @@ func (p *Pool) Inspect(ctx context.Context) (Status, error) {
 	}
 	st.describe(record)
 	st.describeSpace(record, writable)
-	st.DataFile, st.MetadataFile = p.files.data(), p.files.metadata()
+	if record.Backing.Type == BackingLoopback {
+		st.DataFile, st.MetadataFile = p.files.data(), p.files.metadata()
+	}
+	st.DataDevice, st.MetadataDevice = record.Backing.DataDevice, record.Backing.MetadataDevice
 	backups, err := listBackups(p.files.backupDir(record.UUID))
 	if err != nil {
 		return st, fmt.Errorf("inspect pool %q: %w", p.files.name, err)

@@ -27,7 +27,7 @@ type Spec struct {
 	BaseSize     int64    // bytes; 0: 10 GiB
 	MkfsOptions  []string // words for mkfs
 	MountOptions []string // as in mount -o, one each
-	Discard      string   // "passdown" (default for loopback), "nopassdown", "ignore"
+	Discard      string   // "passdown" (default for loopback), "nopassdown" (default for others), "ignore"
 	NoZero       bool     // new blocks are not zeroed: all users of the pool trust each other
 
 	ForbidDevices bool // archives with device nodes are refused
@@ -80,10 +80,10 @@ type Status struct {
 	Layers         int       `json:"layers"`
 	Snapshots      int       `json:"snapshots"`
 	Volumes        int       `json:"volumes"`
-	DataDevice     string    `json:"dataDevice"`     // "" while inactive
-	MetadataDevice string    `json:"metadataDevice"` // "" while inactive
-	DataFile       string    `json:"dataFile"`
-	MetadataFile   string    `json:"metadataFile"`
+	DataDevice     string    `json:"dataDevice"`     // while inactive "", or of a device backing where it was seen last
+	MetadataDevice string    `json:"metadataDevice"` // as DataDevice
+	DataFile       string    `json:"dataFile"`       // of a loopback backing
+	MetadataFile   string    `json:"metadataFile"`   // of a loopback backing
 	Discard        string    `json:"discard"`
 	Zero           bool      `json:"zero"`
 	ForbidDevices  bool      `json:"forbidDevices"`

@@ -36,6 +36,9 @@ const PoolName = "test"
 type Env struct {
 	Dirs pool.Dirs
 	Name string
+
+	// Of a pool that NewDevice has made.
+	DataDisk, MetadataDisk *LoopDisk
 }
 
 // Config returns what layer.Open needs.
@@ -212,7 +215,12 @@ func (e *Env) Check(ctx context.Context) error {
 	if r.pool.Backing.Type == pool.BackingLVM {
 		return r.checkVolumes(ctx)
 	}
-	return errors.Join(r.checkThins(ctx, e.Metadata()), checkDetached(e.Data()), checkDetached(e.Metadata()))
+	file, done, err := e.metadataFile(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return errors.Join(r.checkThins(ctx, file), checkDetached(e.Data()), checkDetached(e.Metadata()))
 }
 
 // records is what the store says.

@@ -30,12 +30,14 @@ func (a *app) newPoolCreate() *cobra.Command {
 
 A pool lies on loopback, unless something else is asked for: on a sparse data file and a fully allocated metadata
 file under the root directory. With --vg it lies on two logical volumes of a volume group (direct-lvm), with --device
-on a disk of its own, on which lvm2 makes a volume group. A disk that anybody uses is refused, and one that carries
-anything too, unless --force is given, which wipes it. A create that fails leaves disks and volume groups as they were.`,
+on a disk of its own, on which lvm2 makes a volume group. With --data-device and --metadata-device it lies on two disks,
+partitions or volumes without LVM, which are found again under any name. A disk that anybody uses is refused, and one that
+carries anything too, unless --force is given, which wipes it. A create that fails leaves disks and volume groups as they were.`,
 		Example: `  dmlayer pool create
   dmlayer pool create --data-size 200G --fs xfs --base-size 20G fast
   dmlayer pool create --vg ssd --data-percent 80
-  dmlayer pool create --device /dev/nvme1n1`,
+  dmlayer pool create --device /dev/nvme1n1
+  dmlayer pool create --data-device /dev/sdb --metadata-device /dev/nvme0n1p4 big`,
 		Args: args(0, 1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if o.spec.Name, err = a.poolArg(cmd, args); err != nil {
@@ -60,16 +62,17 @@ anything too, unless --force is given, which wipes it. A create that fails leave
 	f := cmd.Flags()
 	f.BoolVar(&o.loopback, "loopback", true, "keep the pool in files under the root directory")
 	o.lvmFlags(f)
+	o.deviceFlags(f)
 	f.BoolVar(&o.spec.Force, "force", false, "wipe what is on the disk")
-	f.Var(sizeFlag{&o.spec.DataSize}, "data-size", "size of the data; of a file, which is sparse (default 100G)")
-	f.Var(autoSizeFlag{sizeFlag{&o.spec.MetadataSize}}, "metadata-size", "size of the metadata, or auto: from the data size")
+	f.Var(sizeFlag{&o.spec.DataSize}, "data-size", "size of the data (default: of a file, which is sparse, 100G; all of --data-device)")
+	f.Var(autoSizeFlag{sizeFlag{&o.spec.MetadataSize}}, "metadata-size", "size of the metadata, or auto: from the data size, or all of --metadata-device")
 	f.Var(sizeFlag{&o.spec.BlockSize}, "block-size", "unit of allocation and sharing, 64K to 1G (default 64K)")
 	f.Var(choiceFlag{&o.spec.FS, []string{"ext4", "xfs"}}, "fs", "file system of new nodes (default ext4)")
 	f.Var(sizeFlag{&o.spec.BaseSize}, "base-size", "size of a node when none is asked for (default 10G)")
 	f.StringArrayVar(&o.spec.MkfsOptions, "mkfs-option", nil, "a `word` for mkfs; repeatable")
 	f.StringArrayVar(&o.spec.MountOptions, "mount-option", nil, "a mount `option` of every node; repeatable")
 	f.Var(choiceFlag{&o.spec.Discard, []string{"passdown", "nopassdown", "ignore"}}, "discard",
-		"what to do with blocks that nodes give back (default passdown)")
+		"what to do with blocks that nodes give back (default passdown; nopassdown with --data-device)")
 	f.BoolVar(&o.spec.NoZero, "no-zero", false, "do not zero new blocks: whoever gets a raw device can read what others deleted")
 	f.BoolVar(&o.spec.ForbidDevices, "forbid-devices", false, "refuse archives with device nodes in their layers")
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
@@ -98,11 +101,14 @@ func (o *poolCreateOptions) checkBacking(f *pflag.FlagSet) error {
 		}
 		return err
 	}
+	if onDevices, err := o.checkDevices(f); onDevices || err != nil {
+		return err
+	}
 	if !o.loopback {
 		return usagef("--loopback=false: a pool needs something to lie on")
 	}
 	if o.spec.Force {
-		return usagef("--force: files are never wiped; it is for --device")
+		return usagef("--force: files are never wiped; it is for --device and --data-device")
 	}
 	o.spec.Backing = pool.BackingLoopback
 	return nil

@@ -31,6 +31,8 @@ func (o *poolCreateOptions) checkLVM(f *pflag.FlagSet) (bool, error) {
 		return false, usagef("--data-percent and --data-size: only one of them")
 	case o.spec.VG == "" && o.spec.Device == "":
 		return false, nil
+	case o.spec.DataDevice != "" || o.spec.MetadataDevice != "":
+		return false, usagef("--data-device: not with --vg or --device")
 	}
 	o.spec.Backing = pool.BackingLVM
 	return true, nil

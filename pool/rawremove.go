@@ -1,0 +1,123 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+var (
+	pointDiskRestored = fault.New("pool.create.disk-restored")
+	pointDiskCleared  = fault.New("pool.destroy.disk-cleared")
+)
+
+// remove puts back what a create that did not come to its end has overwritten, or takes down the devices of a pool. It can be
+// repeated from any point: what is done has no header of the pool any more.
+func (d *rawDevices) remove(ctx context.Context) error {
+	undo := d.record.State == metadata.PoolCreating
+	saved := map[string]*formerDisk{}
+	if undo {
+		var err error
+		saved, err = readSaved(d.files.savedDisks())
+		if errors.Is(err, os.ErrNotExist) {
+			// Nothing has been written to any disk.
+			return removeFiles(d.files.savedDisks()+".new", d.files.spare())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	s, err := d.search(ctx)
+	if err != nil {
+		return err
+	}
+	for _, role := range []string{rawMetaRole, rawDataRole} {
+		if err := d.giveBack(ctx, s, role, saved[role]); err != nil {
+			return fmt.Errorf("give back the %s device: %w", role, err)
+		}
+	}
+	return removeFiles(append(d.files.damagedCopies(), d.files.salvaged(), d.files.spare(), d.files.repaired(), d.files.savedDisks()+".new", d.files.savedDisks())...)
+}
+
+// giveBack makes one of the devices what it was, or what it was not with no saved one.
+func (d *rawDevices) giveBack(ctx context.Context, s search, role string, saved *formerDisk) error {
+	seen, err := d.one(s, role)
+	if none := (*missingError)(nil); errors.As(err, &none) {
+		if d.givenBack(s, role, saved) {
+			return nil
+		}
+		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrBusy),
+			"attach the disk; if it is gone for good, remove "+d.files.dir()+" by hand")
+	}
+	if err != nil {
+		return err
+	}
+	disk, err := d.openDisk(seen, true)
+	defer func() {
+		if disk.file != nil {
+			_ = disk.file.Close()
+		}
+	}()
+	if err != nil {
+		return err
+	}
+	if saved != nil {
+		err = putBack(ctx, d.files.savedDisks(), role, disk.file)
+	} else {
+		err = clearDisk(disk)
+	}
+	if err == nil {
+		err = fsutil.DropCache(disk.file)
+	}
+	// A disk that cannot have its partitions read again has them read when it is attached the next time.
+	_ = fsutil.RereadPartitions(disk.file)
+	if err != nil {
+		return err
+	}
+	if saved != nil {
+		return pointDiskRestored.Hit()
+	}
+	return pointDiskCleared.Hit()
+}
+
+// givenBack tells whether there is a disk that could be the one which is looked for, as it was or as it is left.
+func (d *rawDevices) givenBack(s search, role string, saved *formerDisk) bool {
+	least := d.record.Backing.DataSize
+	if role == rawMetaRole {
+		least = d.record.Backing.MetadataSize
+	}
+	for _, o := range s.others {
+		size := o.disk.node.Size
+		if saved != nil && size == saved.size && string(o.first) == string(saved.first) {
+			return true
+		}
+		if saved == nil && size >= least+headerSpace && isZero(o.first) {
+			return true
+		}
+	}
+	return false
+}
+
+// clearDisk leaves nothing on a disk by which it is taken for something: no superblock, no signature of what nodes hold, and, when all
+// that is durable, no header.
+func clearDisk(disk rawDisk) error {
+	ranges := []fsutil.Range{{Offset: headerSector, Length: headerSpace - headerSector}, {Offset: headerSpace, Length: thinmeta.BlockSize}}
+	// Of a disk that cannot be read everywhere the header goes, and what can be found.
+	if more, err := fsutil.SignatureRanges(disk.file, disk.size); err == nil {
+		ranges = append(ranges, more...)
+	}
+	for _, r := range fsutil.MergeRanges(ranges) {
+		from := max(r.Offset, headerSector)
+		if err := fsutil.Zero(disk.file, fsutil.Range{Offset: from, Length: r.End() - from}); err != nil {
+			return fmt.Errorf("clear %s: %w", disk.path, err)
+		}
+	}
+	return writeFirst(disk.file, make([]byte, headerSector))
+}

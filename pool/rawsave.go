@@ -1,0 +1,280 @@
+package pool
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+)
+
+// What create is going to overwrite on two disks is kept in a file of the pool's folder until the pool is made: magic, then entries
+// with a head of 32 bytes each, in little endian: kind, role, 6 zeros, offset, length, CRC-32C of the data, CRC-32C of the 28 bytes before.
+const (
+	saveMagic = "dmlayer save 01\n"
+	saveHead  = 32
+	saveUnit  = 4 << 10 // what is looked at for zeros
+	savePiece = 1 << 20 // most data of an entry
+)
+
+// The kinds of entries.
+const (
+	saveSize  = 's' // the device's size, as length
+	saveBytes = 'b' // data follows
+	saveZeros = 'z'
+	saveEnd   = 'e' // offset is the number of entries before
+)
+
+// saveRoles are the letters of the roles.
+var saveRoles = map[byte]string{'d': rawDataRole, 'm': rawMetaRole}
+
+// saveEntry is one of the entries.
+type saveEntry struct {
+	kind byte
+	role string
+	fsutil.Range
+	data []byte // of saveBytes, until the next entry is read
+}
+
+// saving is a disk that create is going to write to.
+type saving struct {
+	role   string
+	disk   io.ReaderAt
+	size   int64
+	ranges []fsutil.Range // that it overwrites, within the size, in rising order
+}
+
+// saveDisks writes the file, and has it durable when it returns.
+func saveDisks(ctx context.Context, path string, disks []saving) (err error) {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close(), removeFiles(path+".new"))
+		}
+	}()
+	buffered := bufio.NewWriterSize(f, 64<<10)
+	w := saveWriter{w: buffered}
+	w.bytes([]byte(saveMagic))
+	for _, d := range disks {
+		if err := w.disk(ctx, d); err != nil {
+			return err
+		}
+	}
+	w.entry(saveEnd, disks[0].role, fsutil.Range{Offset: int64(w.entries)}, nil)
+	if err := errors.Join(w.err, buffered.Flush(), f.Sync()); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	return fsutil.SyncDir(filepath.Dir(path))
+}
+
+// saveWriter writes entries and keeps the first error.
+type saveWriter struct {
+	w       io.Writer
+	entries int
+	err     error
+}
+
+func (w *saveWriter) bytes(b []byte) {
+	if w.err == nil {
+		_, w.err = w.w.Write(b)
+	}
+}
+
+func (w *saveWriter) entry(kind byte, role string, r fsutil.Range, data []byte) {
+	head := make([]byte, 0, saveHead)
+	head = append(head, kind, role[0], 0, 0, 0, 0, 0, 0)
+	head = binary.LittleEndian.AppendUint64(head, uint64(r.Offset))
+	head = binary.LittleEndian.AppendUint64(head, uint64(r.Length))
+	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(data, castagnoli))
+	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
+	w.bytes(head)
+	w.bytes(data)
+	w.entries++
+}
+
+func (w *saveWriter) disk(ctx context.Context, d saving) error {
+	w.entry(saveSize, d.role, fsutil.Range{Length: d.size}, nil)
+	buf := make([]byte, savePiece)
+	for _, r := range d.ranges {
+		for done := int64(0); done < r.Length; {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			piece := buf[:min(r.Length-done, savePiece)]
+			if n, err := d.disk.ReadAt(piece, r.Offset+done); n < len(piece) {
+				return fmt.Errorf("read what is to be overwritten at %d: %w", r.Offset+done, err)
+			}
+			w.piece(d.role, r.Offset+done, piece)
+			done += int64(len(piece))
+		}
+	}
+	return w.err
+}
+
+// piece writes runs of zeros and of what is not zero.
+func (w *saveWriter) piece(role string, offset int64, b []byte) {
+	for from := 0; from < len(b); {
+		to, blank := from, isZero(b[from:min(from+saveUnit, len(b))])
+		for to < len(b) && isZero(b[to:min(to+saveUnit, len(b))]) == blank {
+			to = min(to+saveUnit, len(b))
+		}
+		r := fsutil.Range{Offset: offset + int64(from), Length: int64(to - from)}
+		if blank {
+			w.entry(saveZeros, role, r, nil)
+		} else {
+			w.entry(saveBytes, role, r, b[from:to])
+		}
+		from = to
+	}
+}
+
+func isZero(b []byte) bool { return len(bytes.TrimLeft(b, "\x00")) == 0 }
+
+// readSave gives fn each entry of a file. One that is not whole is ErrDamaged; fn may have been called by then.
+func readSave(r io.Reader, fn func(saveEntry) error) error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("what was saved of the devices: %s: %w", fmt.Sprintf(format, args...), errs.ErrDamaged)
+	}
+	magic := make([]byte, len(saveMagic))
+	if _, err := io.ReadFull(r, magic); err != nil || string(magic) != saveMagic {
+		return bad("not there")
+	}
+	head, buf := make([]byte, saveHead), make([]byte, savePiece)
+	for n := uint64(0); ; n++ {
+		if _, err := io.ReadFull(r, head); err != nil {
+			return bad("entry %d: %v", n, err)
+		}
+		le := binary.LittleEndian
+		if le.Uint32(head[28:]) != crc32.Checksum(head[:28], castagnoli) {
+			return bad("entry %d: wrong checksum", n)
+		}
+		e := saveEntry{kind: head[0], role: saveRoles[head[1]], Range: fsutil.Range{Offset: int64(le.Uint64(head[8:])), Length: int64(le.Uint64(head[16:]))}}
+		if e.role == "" || e.Offset < 0 || e.Length < 0 || e.End() < 0 {
+			return bad("entry %d: out of range", n)
+		}
+		switch e.kind {
+		case saveEnd:
+			if uint64(e.Offset) != n {
+				return bad("%d entries of %d", n, e.Offset)
+			}
+			return nil
+		case saveSize, saveZeros:
+		case saveBytes:
+			if e.Length > savePiece {
+				return bad("entry %d: %d bytes", n, e.Length)
+			}
+			e.data = buf[:e.Length]
+			if _, err := io.ReadFull(r, e.data); err != nil {
+				return bad("entry %d: %v", n, err)
+			}
+			if le.Uint32(head[24:]) != crc32.Checksum(e.data, castagnoli) {
+				return bad("entry %d: wrong checksum of the data", n)
+			}
+		default:
+			return bad("entry %d: kind %q", n, e.kind)
+		}
+		if err := fn(e); err != nil {
+			return err
+		}
+	}
+}
+
+// formerDisk is what the file says about one of the disks.
+type formerDisk struct {
+	size  int64
+	first []byte // its first sector
+}
+
+// readSaved reads the whole file, and returns what the disks were.
+func readSaved(path string) (map[string]*formerDisk, error) {
+	disks := map[string]*formerDisk{}
+	err := eachSaved(path, func(e saveEntry) error {
+		d := disks[e.role]
+		if e.kind == saveSize {
+			disks[e.role] = &formerDisk{size: e.Length, first: make([]byte, headerSector)}
+			return nil
+		}
+		if d == nil || e.End() > d.size {
+			return fmt.Errorf("what was saved of the devices: %s at %d: %w", e.role, e.Offset, errs.ErrDamaged)
+		}
+		if e.kind == saveBytes && e.Offset < headerSector {
+			copy(d.first[e.Offset:], e.data)
+		}
+		return nil
+	})
+	if err == nil && len(disks) != len(saveRoles) {
+		err = fmt.Errorf("what was saved of the devices: %d of %d: %w", len(disks), len(saveRoles), errs.ErrDamaged)
+	}
+	return disks, err
+}
+
+func eachSaved(path string, fn func(saveEntry) error) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return readSave(bufio.NewReaderSize(f, 64<<10), fn)
+}
+
+// putBack writes what was saved of one disk, all but the first sector, makes it durable, and then the first sector: as long as that
+// has the header of the pool, the disk is found as one that is to be put back.
+func putBack(ctx context.Context, path, role string, disk *os.File) error {
+	var first []byte
+	err := eachSaved(path, func(e saveEntry) error {
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if e.role != role || e.kind == saveSize {
+			return nil
+		}
+		if e.Offset == 0 && e.Length >= headerSector {
+			first = make([]byte, headerSector)
+			copy(first, e.data)
+			e.Offset, e.Length = headerSector, e.Length-headerSector
+			if e.kind == saveBytes {
+				e.data = e.data[headerSector:]
+			}
+		}
+		if e.kind == saveZeros {
+			return fsutil.Zero(disk, e.Range)
+		}
+		_, err := disk.WriteAt(e.data, e.Offset)
+		return err
+	})
+	if err == nil && first == nil {
+		err = fmt.Errorf("what was saved of the devices: no first sector: %w", errs.ErrDamaged)
+	}
+	if err != nil {
+		return err
+	}
+	return writeFirst(disk, first)
+}
+
+// writeFirst writes the first sector once all that was written before is durable, and makes it durable.
+func writeFirst(disk *os.File, sector []byte) error {
+	if err := fsutil.Flush(disk); err != nil {
+		return err
+	}
+	if _, err := disk.WriteAt(sector, 0); err != nil {
+		return err
+	}
+	return fsutil.Flush(disk)
+}
