@@ -117,6 +117,10 @@ type Pool struct {
 	// none.
 	ImportedFrom uint64 `json:"importedFrom,omitempty"`
 
+	// Renewed is the transaction id with which the pool's present life of thin ids began, which is also the one at which its
+	// devices say they were made; 0 is a pool that was never renewed. Thin ids of another life are other devices.
+	Renewed uint64 `json:"renewed,omitempty"`
+
 	// LowID and HighID bound the thin ids that may be in flight: LowID <= id < HighID.
 	LowID  ThinID `json:"lowId"`
 	HighID ThinID `json:"highId"`

@@ -113,7 +113,9 @@ func (c *checker) checkPool(ctx context.Context) error {
 		return c.checkBacking(ctx)
 	case errors.Is(err, devmapper.ErrNotFound):
 		c.report.State = StateInactive
-		c.checkStopped()
+		if err := c.checkStopped(ctx); err != nil {
+			return err
+		}
 		return c.checkBacking(ctx)
 	case err != nil:
 		return err
@@ -130,10 +132,15 @@ func (c *checker) checkPool(ctx context.Context) error {
 }
 
 // checkStopped looks for what a start that died has left.
-func (c *checker) checkStopped() {
+func (c *checker) checkStopped(ctx context.Context) error {
 	if c.p.startDied() {
 		c.report.Add(NewFinding(FoundStartDied, "pool "+c.p.files.name, "the mark %s is there", c.p.startMark()))
 	}
+	path, _, err := c.prepared(ctx)
+	if err == nil && path != "" {
+		c.report.Add(NewFinding(FoundPrepared, path, "what follows is about this metadata"))
+	}
+	return err
 }
 
 // checkState says what the kernel thinks of the pool.

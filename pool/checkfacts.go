@@ -182,15 +182,19 @@ func (s *Session) gatherRunDir(_ context.Context, f *facts) error {
 }
 
 // gatherSides reads which nodes have side files.
-func (s *Session) gatherSides(_ context.Context, f *facts) error {
-	entries, err := os.ReadDir(s.p.files.blobs())
+func (s *Session) gatherSides(ctx context.Context, f *facts) error {
+	_, blobs, err := s.prepared(ctx)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(blobs)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("read side files: %w", err)
 	}
 	for _, e := range entries {
 		id, err := strconv.ParseUint(e.Name(), 10, 24)
 		if err != nil {
-			stray := NewFinding(FoundSideOrphan, filepath.Join(s.p.files.blobs(), e.Name()), "its name is no thin id: dmlayer has not made it")
+			stray := NewFinding(FoundSideOrphan, filepath.Join(blobs, e.Name()), "its name is no thin id: dmlayer has not made it")
 			stray.Class = NeedsPerson
 			f.strays = append(f.strays, stray)
 			continue
@@ -260,14 +264,25 @@ func (s *Session) thinMetadata(ctx context.Context, running bool, fn func(*thinm
 	if running {
 		return s.ReadMetadata(ctx, fn)
 	}
+	path, _, err := s.prepared(ctx)
+	if err != nil {
+		return err
+	}
 	media, err := s.openMedia(ctx)
 	if err != nil {
 		return err
 	}
 	defer media.Close()
-	m, err := thinmeta.Open(media.metadata, thinmeta.Options{})
+	from := media.metadata
+	if path != "" {
+		if from, err = openPart(path, 0, false); err != nil {
+			return err
+		}
+		defer from.file.Close()
+	}
+	m, err := thinmeta.Open(from, thinmeta.Options{})
 	if err != nil {
-		return fmt.Errorf("%s: %w: %w", media.metadata.name, err, errs.ErrDamaged)
+		return fmt.Errorf("%s: %w: %w", from.name, err, errs.ErrDamaged)
 	}
 	return fn(m)
 }

@@ -463,7 +463,7 @@ func (s *Session) removeAll(ctx context.Context) error {
 			return fmt.Errorf("remove pool %q: %w", p.files.name, err)
 		}
 	}
-	if err := p.dropRenewals(); err != nil {
+	if err := p.files.dropRenewals(); err != nil {
 		return fmt.Errorf("remove pool %q: %w", p.files.name, err)
 	}
 	// The record goes after what it describes. What we did not make stays, and its folder with it.

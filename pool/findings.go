@@ -45,6 +45,7 @@ const (
 	FoundMetadataLow        = "metadata-low"
 	FoundMetadataLeak       = "metadata-leak"
 	FoundMetadataStale      = "metadata-stale"
+	FoundPrepared           = "metadata-unfinished"
 	FoundNodeDamaged        = "node-damaged"
 
 	FoundBackingMissing = "backing-missing"
@@ -110,6 +111,7 @@ var findingKinds = map[string]findingKind{
 	FoundMetadataLow:        {NeedsPerson, "there is too little free metadata to look at it while the pool runs", "dmlayer rm or dmlayer prune, or dmlayer pool stop and check again"},
 	FoundMetadataLeak:       {Harmless, "blocks are in use for nothing: space is lost, no data", ""},
 	FoundMetadataStale:      {Harmless, "a number that nothing depends on is wrong", ""},
+	FoundPrepared:           {MendedOnOpen, "the metadata was renewed or repaired, and a process died before it was in its place", ""},
 	FoundNodeDamaged:        {NeedsRepair, "a part of the node cannot be read any more, and a repair will lose it", ""},
 
 	FoundBackingMissing: {NeedsPerson, "a file that the pool lies on is not there", "put it back; without it the content is lost"},

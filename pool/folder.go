@@ -23,6 +23,7 @@ type folder struct {
 	kind     string // of the backing
 	backing  backing
 	super    thinmeta.Superblock
+	sizes    [2]int64 // bytes, of data and metadata
 	devices  map[metadata.ThinID]thinmeta.Device
 	label    label
 	own      *candidate  // the record store of the folder
@@ -45,9 +46,9 @@ func (c candidate) pairs(transaction uint64) bool {
 	return transaction == c.Pool.TransactionID || c.Pool.Pending && transaction == previous(c.Pool)
 }
 
-// lookAt reads a pool's folder and what lies on a backing. records is the file of a copy that is to be used, "" for any;
-// backups are folders that may have some.
-func lookAt(ctx context.Context, f files, kind string, b backing, records string, backups []string) (*folder, error) {
+// lookAt reads a pool's folder and what lies on a backing. records is the file of a copy that is to be used, "" for any; with empty,
+// none is; backups are folders that may have some.
+func lookAt(ctx context.Context, f files, kind string, b backing, records string, empty bool, backups []string) (*folder, error) {
 	l := &folder{files: f, kind: kind, backing: b, devices: map[metadata.ThinID]thinmeta.Device{}}
 	media, err := b.open(ctx, false)
 	if err != nil {
@@ -58,7 +59,7 @@ func lookAt(ctx context.Context, f files, kind string, b backing, records string
 	if err != nil {
 		return nil, l.damaged(err)
 	}
-	l.super = m.Superblock()
+	l.super, l.sizes = m.Superblock(), [2]int64{media.data.size, media.metadata.size}
 	if err := l.checkMedia(media); err != nil {
 		return nil, err
 	}
@@ -71,6 +72,9 @@ func lookAt(ctx context.Context, f files, kind string, b backing, records string
 	}
 	if l.label, err = decodeLabel(io.NewSectionReader(thin, 0, labelSize)); err != nil {
 		return nil, fmt.Errorf("%s: %w", media.data.name, err)
+	}
+	if empty {
+		return l, l.readLabelAlone()
 	}
 	l.readStore(ctx)
 	if records != "" {
@@ -118,6 +122,15 @@ func (l *folder) readDevices(ctx context.Context, m *thinmeta.Metadata) error {
 	return nil
 }
 
+// readLabelAlone takes the pool's settings for records that know no node.
+func (l *folder) readLabelAlone() error {
+	pool := l.label.Settings
+	pool.UUID, pool.State, pool.Renewed = l.label.UUID, metadata.PoolReady, l.life()
+	c := &metadata.Copy{Taken: pool.Created, Pool: pool}
+	l.copies = []candidate{{Copy: c, source: "the label of the pool"}}
+	return l.fits(c)
+}
+
 // readFile takes the copy that the user wants, and no other.
 func (l *folder) readFile(path string) error {
 	c, err := readBackup(path)
@@ -151,10 +164,23 @@ func (l *folder) fits(c *metadata.Copy) error {
 	if c.Pool.Backing.Type != l.kind {
 		return fmt.Errorf("records of a pool on %q, not %q: %w", c.Pool.Backing.Type, l.kind, errs.ErrUnsupported)
 	}
+	if tag := l.super.TransactionID >> tagBits; c.Pool.Renewed != l.life() && c.Pool.TransactionID>>tagBits != tag && !(candidate{Copy: c}).pairs(l.super.TransactionID) {
+		return errs.WithHint(fmt.Errorf("records from before or after a renewal of the pool, of which thin ids mean other devices: %w", errs.ErrDamaged),
+			"use a copy of the same life; without one, dmlayer pool import --empty keeps all devices, and dmlayer pool check --adopt names them")
+	}
 	if have := int64(l.super.DataBlockSize) * int64(devmapper.SectorSize); have != c.Pool.BlockSize {
 		return fmt.Errorf("records of blocks of %d bytes, the pool's have %d: %w", c.Pool.BlockSize, have, errs.ErrDamaged)
 	}
 	return nil
+}
+
+// life is the transaction with which the present life of the pool's thin ids began, as metadata.Pool has it. A label that was made in
+// this life says so itself; in others, a renewal has changed the transaction of which its device is.
+func (l *folder) life() uint64 {
+	if made := l.devices[labelID].TransactionID; made != l.label.Settings.TransactionID {
+		return made
+	}
+	return l.label.Settings.Renewed
 }
 
 // consider adds a copy, or what is wrong with it.

@@ -26,6 +26,7 @@ type ImportOptions struct {
 	Dir     string // the folder that holds the pool's data and metadata
 	Name    string // "": that of the folder where it is in its place, else the one in the records
 	Records string // the file of a backup of the records; "": the newest copy that is whole
+	Empty   bool   // no records: all devices are kept, and none has a name
 
 	// Confirm is asked before anything is changed. Its error is Import's. nil is yes.
 	Confirm func(ImportReport) error
@@ -143,7 +144,7 @@ func (im *importer) nameFor(ctx context.Context, o ImportOptions) (string, error
 	if err := im.notAttached(ctx); err != nil {
 		return "", err
 	}
-	l, err := im.examine(ctx, o.Records)
+	l, err := im.examine(ctx, o)
 	if err != nil {
 		return "", err
 	}
@@ -176,7 +177,10 @@ func (im *importer) run(ctx context.Context, o ImportOptions) (ImportReport, err
 	if err := im.clear(ctx); err != nil {
 		return ImportReport{}, err
 	}
-	l, err := im.examine(ctx, o.Records)
+	if err := im.finishPrepared(ctx); err != nil {
+		return ImportReport{}, err
+	}
+	l, err := im.examine(ctx, o)
 	if err != nil {
 		return ImportReport{}, err
 	}
@@ -198,9 +202,31 @@ func (im *importer) run(ctx context.Context, o ImportOptions) (ImportReport, err
 	return plan.report, im.commit(ctx, plan.records)
 }
 
+// finishPrepared finishes a repair or renewal of which the folder's own records know. Without these, a renewal has not been.
+func (im *importer) finishPrepared(ctx context.Context) error {
+	own := metadata.New(im.from.store(), unlocked{})
+	defer own.Close()
+	unknown := errors.New("no records tell")
+	err := im.from.finishPrepared(ctx, im.backing, func(ctx context.Context) (tid uint64, err error) {
+		err = own.View(ctx, func(tx *metadata.Tx) error {
+			r, err := tx.Pool()
+			tid = r.TransactionID
+			return err
+		})
+		if err != nil {
+			err = unknown
+		}
+		return tid, err
+	})
+	if errors.Is(err, unknown) {
+		return nil
+	}
+	return err
+}
+
 // examine reads the folder, in which there must be a copy to go by.
-func (im *importer) examine(ctx context.Context, records string) (*folder, error) {
-	l, err := lookAt(ctx, im.from, im.lies.Type, im.backing, records, im.backups)
+func (im *importer) examine(ctx context.Context, o ImportOptions) (*folder, error) {
+	l, err := lookAt(ctx, im.from, im.lies.Type, im.backing, o.Records, o.Empty, im.backups)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -208,7 +234,7 @@ func (im *importer) examine(ctx context.Context, records string) (*folder, error
 		return l, err
 	}
 	err = fmt.Errorf("no copy of the records can be used%s: %w", listed(l.unusable), errs.ErrDamaged)
-	return nil, errs.WithHint(err, "--records names the file of a backup. Nothing was changed")
+	return nil, errs.WithHint(err, "--records names the file of a backup; --empty takes over the devices without their names. Nothing was changed")
 }
 
 func listed(problems []string) string {
@@ -230,6 +256,9 @@ func (im *importer) commit(ctx context.Context, records *metadata.Copy) error {
 	p.record = records.Pool
 	// A cursor from before would hand out ids below the window.
 	if err := im.writeCursor(cursor{next: p.record.HighID, high: p.record.HighID}); err != nil {
+		return err
+	}
+	if err := im.from.revertRenewals(); err != nil {
 		return err
 	}
 	kept, err := im.keepOld()

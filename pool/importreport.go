@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
 )
 
 // ImportReport says what a pool is imported with, and how that differs from what is in the pool.
@@ -112,6 +113,9 @@ func (l *folder) renew(p *plan, name string) error {
 	if !p.paired || above > r.HighID {
 		r.LowID, r.HighID = above, above
 	}
+	// A pool may have grown since the copy was made.
+	r.Backing.DataSize, r.Backing.MetadataSize = l.sizes[0], l.sizes[1]
+	r.Backing.MetadataHeld = min(r.Backing.MetadataHeld, l.sizes[1]-int64(l.super.MetadataSpace.Blocks)*thinmeta.BlockSize)
 	r.SnapshotsTaken = max(r.SnapshotsTaken, uint64(l.super.Time))
 	r.ImportedFrom, r.Pending = l.super.TransactionID, true
 	for {

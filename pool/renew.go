@@ -80,7 +80,7 @@ func (r *renewer) run(ctx context.Context) (err error) {
 	}
 	r.progress("renewal of the metadata")
 	if err := r.prepare(ctx); err != nil {
-		return errors.Join(err, r.p.dropRenewals())
+		return errors.Join(err, r.p.files.dropRenewals())
 	}
 	if err := r.record(ctx); err != nil {
 		return err // whether it was recorded after all, the next start finds out
@@ -212,7 +212,7 @@ func (r *renewer) unsound(err error) error {
 
 // prepare makes, beside what is there, the metadata and the side files of the new life, and makes them durable.
 func (r *renewer) prepare(ctx context.Context) error {
-	if err := r.p.dropRenewals(); err != nil { // of renewals that died
+	if err := r.p.files.dropRenewals(); err != nil { // of renewals that died
 		return err
 	}
 	if err := r.copyMetadata(ctx); err != nil {
@@ -335,6 +335,7 @@ func (r *renewer) record(ctx context.Context) error {
 		p.LowID, p.HighID = r.low, metadata.ThinID(len(r.ids))
 		p.TransactionID, p.Pending, p.ImportedFrom = r.tid, false, 0
 		p.SnapshotsTaken = r.taken
+		p.Renewed = r.tid
 		r.lives.After = lifeOf(*p, 0)
 		return tx.Replace(c)
 	})

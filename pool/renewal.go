@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -41,8 +42,8 @@ func (f files) renewals() []string {
 }
 
 // dropRenewals takes away what renewals left that died before they were recorded, or that have come to their end.
-func (p *Pool) dropRenewals() error {
-	for _, path := range p.files.renewals() {
+func (f files) dropRenewals() error {
+	for _, path := range f.renewals() {
 		if err := os.RemoveAll(path); err != nil {
 			return err
 		}
@@ -53,42 +54,104 @@ func (p *Pool) dropRenewals() error {
 // finishPrepared finishes what a repair or a renewal has decided and not come to the end of. The start/stop lock is held
 // exclusively and the pool does not run.
 func (s *Session) finishPrepared(ctx context.Context, b backing) error {
-	if err := s.finishRepair(ctx, b); err != nil {
-		return err
-	}
-	return s.finishRenewal(ctx, b)
+	return s.p.files.finishPrepared(ctx, b, s.transaction)
 }
 
-// finishRenewal puts what a renewal has prepared and recorded in its place. The start/stop lock is held exclusively and the pool
-// does not run. It can be repeated from any point: the metadata comes last.
-func (s *Session) finishRenewal(ctx context.Context, b backing) error {
-	if len(s.p.files.renewals()) == 0 {
-		return nil
-	}
-	var record metadata.Pool
-	err := s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
-		record, err = tx.Pool()
+// transaction reads the transaction id of the records.
+func (s *Session) transaction(ctx context.Context) (tid uint64, err error) {
+	err = s.Records.View(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		tid = r.TransactionID
 		return err
 	})
+	return tid, err
+}
+
+// finishPrepared is Session.finishPrepared for a folder, wherever it is; transaction is asked where something is prepared.
+func (f files) finishPrepared(ctx context.Context, b backing, transaction func(context.Context) (uint64, error)) error {
+	if err := f.finishRepair(ctx, b); err != nil {
+		return err
+	}
+	if len(f.renewals()) == 0 {
+		return nil
+	}
+	tid, err := transaction(ctx)
 	if err != nil {
 		return err
 	}
-	places := s.p.files.renewal(record.TransactionID)
+	return f.finishRenewal(ctx, b, tid)
+}
+
+// finishRenewal puts what a renewal has prepared and recorded in its place: the records are of that transaction. It can be repeated
+// from any point: the metadata comes last.
+func (f files) finishRenewal(ctx context.Context, b backing, tid uint64) error {
+	places := f.renewal(tid)
 	if exists(places.metadata) {
-		if err := s.swapRenewal(ctx, b, places); err != nil {
+		if err := f.swapRenewal(ctx, b, places); err != nil {
 			return fmt.Errorf("finish the renewal: %w", err)
 		}
 	}
 	// What was renamed, here or by one who died, is durable before the pool is used and before its last trace goes.
-	if err := fsutil.SyncDir(s.p.files.dir()); err != nil {
+	if err := fsutil.SyncDir(f.dir()); err != nil {
 		return err
 	}
-	return s.p.dropRenewals()
+	return f.dropRenewals()
+}
+
+// prepared returns where the metadata and the side files are that count, while the next start has yet to put them in their
+// places: the file of the metadata, "" where it is in its place.
+func (s *Session) prepared(ctx context.Context) (meta, blobs string, err error) {
+	f := s.p.files
+	blobs = f.blobs()
+	if exists(f.repaired()) {
+		meta = f.repaired()
+	}
+	if len(f.renewals()) == 0 {
+		return meta, blobs, nil
+	}
+	tid, err := s.transaction(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	if places := f.renewal(tid); exists(places.metadata) {
+		meta = places.metadata
+		if exists(places.blobs) {
+			blobs = places.blobs
+		}
+	}
+	return meta, blobs, nil
+}
+
+// revertRenewals puts the old side files back where a renewal had begun to be finished of which no record is left. The metadata
+// is still the old one then.
+func (f files) revertRenewals() error {
+	begun, _ := filepath.Glob(f.metadata() + renewalMark + "*")
+	for _, path := range begun {
+		suffix := strings.TrimPrefix(path, f.metadata())
+		places := renewal{metadata: path, blobs: f.blobs() + suffix, replaced: f.blobs() + ".old" + suffix}
+		if !exists(places.replaced) {
+			continue
+		}
+		if exists(f.blobs()) && exists(places.blobs) { // neither rename was made
+			continue
+		}
+		if exists(f.blobs()) {
+			if err := os.Rename(f.blobs(), places.blobs); err != nil {
+				return err
+			}
+		}
+		if err := os.Rename(places.replaced, f.blobs()); err != nil {
+			return err
+		}
+		if err := fsutil.SyncDir(f.dir()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // swapRenewal leaves the old side files, if only an empty folder, as a trace that there is something to make durable.
-func (s *Session) swapRenewal(ctx context.Context, b backing, places renewal) error {
-	f := s.p.files
+func (f files) swapRenewal(ctx context.Context, b backing, places renewal) error {
 	if !exists(places.replaced) {
 		if err := os.Mkdir(places.replaced, 0o700); err != nil {
 			return err

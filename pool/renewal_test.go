@@ -57,9 +57,9 @@ func wantLife(t *testing.T, s *Session, metadataText, blob string) {
 // A renewal that was not recorded has not been.
 func TestRenewalNotRecorded(t *testing.T) {
 	s := renewing(t, oldLife, true)
-	must(t, s.finishRenewal(context.Background(), loopback{files: s.p.files}))
+	must(t, s.finishPrepared(context.Background(), loopback{files: s.p.files}))
 	wantLife(t, s, "old", "9")
-	must(t, s.finishRenewal(context.Background(), loopback{files: s.p.files}))
+	must(t, s.finishPrepared(context.Background(), loopback{files: s.p.files}))
 	wantLife(t, s, "old", "9")
 }
 
@@ -81,15 +81,15 @@ func TestRenewalRecorded(t *testing.T) {
 					}
 					return nil
 				})
-				err := s.finishRenewal(context.Background(), loopback{files: s.p.files})
+				err := s.finishPrepared(context.Background(), loopback{files: s.p.files})
 				fault.Set(nil)
 				if !errors.Is(err, errStop) || len(s.p.files.renewals()) == 0 {
 					t.Fatalf("%s: %v, left %v", point, err, s.p.files.renewals())
 				}
 			}
-			must(t, s.finishRenewal(context.Background(), loopback{files: s.p.files}))
+			must(t, s.finishPrepared(context.Background(), loopback{files: s.p.files}))
 			wantLife(t, s, "new", blob)
-			must(t, s.finishRenewal(context.Background(), loopback{files: s.p.files}))
+			must(t, s.finishPrepared(context.Background(), loopback{files: s.p.files}))
 			wantLife(t, s, "new", blob)
 		}
 	}
@@ -99,6 +99,6 @@ func TestRenewalRecorded(t *testing.T) {
 func TestRenewalBetweenRenames(t *testing.T) {
 	s := renewing(t, newLife, true)
 	must(t, os.Rename(s.p.files.blobs(), s.p.files.renewal(newLife).replaced))
-	must(t, s.finishRenewal(context.Background(), loopback{files: s.p.files}))
+	must(t, s.finishPrepared(context.Background(), loopback{files: s.p.files}))
 	wantLife(t, s, "new", "1")
 }

@@ -113,7 +113,7 @@ func (r *repairer) swapSpare(ctx context.Context, old string) error {
 	if err := pointRepairSwapped.Hit(); err != nil {
 		return err
 	}
-	return r.finishRepair(ctx, r.backing)
+	return f.finishRepair(ctx, r.backing)
 }
 
 // swapFile is swapSpare for metadata that is a file.
@@ -159,13 +159,13 @@ func (f files) dropUnswapped(metadata os.FileInfo) error {
 
 // finishRepair copies metadata that was repaired over that of a backing which is no file, where somebody died before he had. The
 // start/stop lock is held exclusively and the pool does not run.
-func (s *Session) finishRepair(ctx context.Context, b backing) error {
-	path := s.p.files.repaired()
+func (f files) finishRepair(ctx context.Context, b backing) error {
+	path := f.repaired()
 	if !exists(path) {
 		return nil
 	}
 	if err := b.install(ctx, path); err != nil {
 		return fmt.Errorf("finish the repair: %w", err)
 	}
-	return fsutil.SyncDir(s.p.files.dir())
+	return fsutil.SyncDir(f.dir())
 }

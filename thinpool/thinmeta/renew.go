@@ -29,7 +29,8 @@ type Renewal struct {
 	// IDs are the ids that are in use, rising. The device with the i-th of
 	// them becomes device i. Each device of the pool must be among them.
 	IDs []uint64
-	// TransactionID is what the pool says from then on.
+	// TransactionID is what the pool says from then on, and all its devices of
+	// when they were made.
 	TransactionID uint64
 }
 
@@ -61,7 +62,7 @@ func Renew(ctx context.Context, f Storage, o Renewal) (Superblock, error) {
 	if err != nil {
 		return Superblock{}, err
 	}
-	r := renewer{m: m, f: f, ids: o.IDs, seen: map[uint64]bool{}}
+	r := renewer{m: m, f: f, ids: o.IDs, transaction: o.TransactionID, seen: map[uint64]bool{}}
 	if err := r.readTimes(ctx); err != nil {
 		return Superblock{}, err
 	}
@@ -83,6 +84,8 @@ type renewer struct {
 	seen  map[uint64]bool
 	roots []uint64 // of the devices' mappings
 	err   error
+
+	transaction uint64
 }
 
 // readTimes collects all that times are ever compared with.
@@ -172,11 +175,12 @@ func (n node) setKeys(change func(uint64) uint64) {
 	}
 }
 
-// details gives devices the times of their making and of their last snapshot.
+// details gives devices the transaction and the time of their making, and the time of their last snapshot.
 func (r *renewer) details(n node) {
 	le := binary.LittleEndian
 	for i := range n.n {
 		v := n.value(i)
+		le.PutUint64(v[8:], r.transaction)
 		le.PutUint32(v[16:], r.time(le.Uint32(v[16:])))
 		le.PutUint32(v[20:], r.time(le.Uint32(v[20:])))
 	}

@@ -106,7 +106,7 @@ func TestRenew(t *testing.T) {
 			t.Fatalf("seed %d: %d devices, before %d", seed, len(after), len(before))
 		}
 		for i, d := range after {
-			if want := slices.Index(ids, before[i].ID); d.ID != uint64(want) || d.MappedBlocks != before[i].MappedBlocks || d.TransactionID != before[i].TransactionID {
+			if want := slices.Index(ids, before[i].ID); d.ID != uint64(want) || d.MappedBlocks != before[i].MappedBlocks || d.TransactionID != super.TransactionID {
 				t.Errorf("seed %d: device %+v, before %+v, want id %d", seed, d, before[i], want)
 			}
 			if d.SnapshotTime > super.Time || d.CreationTime > d.SnapshotTime {

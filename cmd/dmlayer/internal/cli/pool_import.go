@@ -31,9 +31,11 @@ place under the root directory, if it is not there; both must be on one file sys
 
 The records are taken from the record store in DIR, if it is whole, from the copies that dmlayer keeps in
 the pool itself, or from a backup, whichever is the newest; --records names a backup that is to be used
-instead. What the pool has and the records do not know is kept, and what they know and the pool does not
-have stays recorded: both are listed, and nothing is deleted. Where there is any, import asks first;
-without a terminal to ask on, it does nothing unless --force is given.`,
+instead, and --empty uses none: all thin devices are kept then, without names, and
+dmlayer pool check --adopt gives them names. Copies from before a renewal of the pool (dmlayer pool renew)
+are of no use: thin ids mean other devices since. What the pool has and the records do not know is kept, and
+what they know and the pool does not have stays recorded: both are listed, and nothing is deleted. Where
+there is any, import asks first; without a terminal to ask on, it does nothing unless --force is given.`,
 		Example: `  dmlayer pool import /var/lib/dmlayer/pools/default
   dmlayer pool import --name old /mnt/disk/pools/default`,
 		Args: args(1, 1),
@@ -47,6 +49,9 @@ without a terminal to ask on, it does nothing unless --force is given.`,
 			if o.Name, err = a.importName(cmd, o.Name); err != nil {
 				return err
 			}
+			if o.Empty && o.Records != "" {
+				return usagef("pool import: --empty and --records exclude each other")
+			}
 			if err := a.needRoot(cmd); err != nil {
 				return err
 			}
@@ -56,6 +61,7 @@ without a terminal to ask on, it does nothing unless --force is given.`,
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "", "`name` of the pool from now on (default: the folder's, or that in the records)")
 	f.StringVar(&o.Records, "records", "", "`file` of a backup of the records (default: the newest copy)")
+	f.BoolVar(&o.Empty, "empty", false, "use no records: all thin devices are kept, and have no names")
 	f.BoolVarP(&o.force, "force", "f", false, "do not ask, whatever records and pool do not agree on")
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
 }
