@@ -17,10 +17,11 @@ import (
 
 // childOperations are what children of this test binary can be told to do.
 var childOperations = pooltest.Operations{
-	"node":     childNode,
-	"open":     childOpen,
-	"pool":     childPool,
-	"child of": childOf,
+	"node":      childNode,
+	"open":      childOpen,
+	"exhausted": childExhausted,
+	"pool":      childPool,
+	"child of":  childOf,
 
 	"die viewing":  childViewing(unix.SIGKILL),
 	"stop viewing": childViewing(unix.SIGSTOP),

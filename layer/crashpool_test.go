@@ -32,6 +32,10 @@ var poolOperations = []poolOperation{
 	{"destroy", false, func(ctx context.Context, dirs pool.Dirs) error { return pool.Destroy(ctx, dirs, smallPool.Name) }},
 	{"start", false, func(ctx context.Context, dirs pool.Dirs) error { return pool.Start(ctx, dirs, smallPool.Name) }},
 	{"stop", false, func(ctx context.Context, dirs pool.Dirs) error { return pool.Stop(ctx, dirs, smallPool.Name) }},
+	{"extend", false, func(ctx context.Context, dirs pool.Dirs) error {
+		_, err := pool.Extend(ctx, dirs, smallPool.Name, pool.Extension{Data: pool.Extent{Bytes: 320 << 20}, Metadata: pool.Extent{Bytes: 8 << 20}})
+		return err
+	}},
 	{"renew", false, func(ctx context.Context, dirs pool.Dirs) error {
 		_, err := pool.Renew(ctx, dirs, smallPool.Name, nil)
 		return err

@@ -24,7 +24,7 @@ var (
 // crash from then on, the node is gone. A parent of living nodes, a node that a document holds, or one
 // in use is ErrBusy, and names who.
 func (s *Store) Remove(ctx context.Context, name string) error {
-	return opError("remove", name, s.withNode(ctx, s.beginWrite, name, func(o *op, n metadata.Node) error { return o.removeLocked(ctx, n) }))
+	return opError("remove", name, s.withNode(ctx, s.beginDelete, name, func(o *op, n metadata.Node) error { return o.removeLocked(ctx, n) }))
 }
 
 // removeLocked removes a node whose lock is held.
@@ -184,7 +184,7 @@ func (o *op) inUse(n metadata.Node) (bool, error) {
 
 // pruneOne removes a node unless somebody has begun to use it meanwhile.
 func (s *Store) pruneOne(ctx context.Context, n metadata.Node) (bool, error) {
-	o, err := s.beginWrite(ctx)
+	o, err := s.beginDelete(ctx)
 	if err != nil {
 		return false, err
 	}

@@ -161,6 +161,23 @@ func (s *Store) beginWrite(ctx context.Context) (*op, error) {
 	return o, nil
 }
 
+// beginDelete is beginWrite for what takes something away: it works in a pool whose metadata writers have eaten, too.
+func (s *Store) beginDelete(ctx context.Context) (*op, error) {
+	o, err := s.begin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = o.MakeDeletable(ctx)
+	if err == nil {
+		err = o.Writable()
+	}
+	if err != nil {
+		o.Exit()
+		return nil, err
+	}
+	return o, nil
+}
+
 // beginCreate is beginWrite for what will need new blocks.
 func (s *Store) beginCreate(ctx context.Context) (*op, error) {
 	o, err := s.beginWrite(ctx)

@@ -136,7 +136,7 @@ func (spec *Spec) lies(ctx context.Context, uuid string) (b metadata.Backing, er
 		b.DataDevice, b.MetadataDevice = spec.DataDevice, spec.MetadataDevice
 	}
 	b.DataSize, b.MetadataSize = spec.DataSize, spec.MetadataSize
-	b.MetadataHeld = min(spec.MetadataSize*heldPercent/100, maxHeld) &^ 4095
+	b.MetadataHeld = heldOf(spec.MetadataSize)
 	return b, err
 }
 
@@ -304,7 +304,7 @@ func (s *Session) create(ctx context.Context) error {
 	if err := b.create(ctx); err != nil {
 		return err
 	}
-	if err := s.activate(ctx, b); err != nil {
+	if err := s.activate(ctx, b, p.record); err != nil {
 		return err
 	}
 	if err := pointCreateActive.Hit(); err != nil {

@@ -9,14 +9,14 @@ import (
 
 // activateLinear puts linear devices over what the pool's table names: over the metadata, less the part that is held back, and
 // over data that does not begin where its device begins.
-func (p *Pool) activateLinear(a attached) (meta, data devmapper.DevNum, err error) {
+func (p *Pool) activateLinear(a attached, held int64) (meta, data devmapper.DevNum, err error) {
 	data = a.data
 	if a.dataStart > 0 {
 		if data, err = p.linear(suffixData, dataTarget(a)); err != nil {
 			return meta, data, err
 		}
 	}
-	if meta, err = p.linear(suffixMetadata, metadataTarget(a, p.record.Backing.MetadataHeld)); err != nil {
+	if meta, err = p.linear(suffixMetadata, metadataTarget(a, held)); err != nil {
 		err = errors.Join(err, p.removeLinear())
 	}
 	return meta, data, err

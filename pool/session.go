@@ -156,6 +156,10 @@ type Session struct {
 	Status  thinpool.PoolStatus // as it was when the session began
 	marked  []metadata.ThinID
 
+	// Of the pool's device when the session began: whether it was suspended, and the number of its last event.
+	suspended bool
+	event     uint32
+
 	recorded bool // Create has written the pool's record
 
 	dataName, metadataName string // where start has found the devices of a device backing
@@ -247,7 +251,10 @@ func (s *Session) enter(ctx context.Context) error {
 			return fmt.Errorf("pool %q: %w", s.p.files.name, err)
 		}
 		err := s.look()
-		if err == nil || !errors.Is(err, devmapper.ErrNotFound) {
+		if err == nil {
+			return kernelError(s.rouse(ctx))
+		}
+		if !errors.Is(err, devmapper.ErrNotFound) {
 			return kernelError(err)
 		}
 		// Never upgraded: two who upgrade wait for each other.
@@ -256,6 +263,16 @@ func (s *Session) enter(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// rouse brings a pool back to what it is without those who have died: who changed its tables, or was about to make it larger.
+func (s *Session) rouse(ctx context.Context) error {
+	if s.suspended {
+		if err := s.wake(ctx); err != nil {
+			return err
+		}
+	}
+	return s.settleFull(ctx)
 }
 
 // look finds the running pool.
@@ -275,7 +292,8 @@ func (s *Session) look() error {
 	if err := s.p.ours(info.Dev); err != nil {
 		return err
 	}
-	s.Thin, s.Device, s.Status = thin, info.Dev, st
+	s.Thin, s.Device, s.Status, s.suspended = thin, info.Dev, st, info.Suspended
+	s.event = info.EventNr
 	return nil
 }
 
@@ -333,6 +351,9 @@ func (s *Session) Writable() error {
 }
 
 func (p *Pool) unwritable(st thinpool.PoolStatus) error {
+	if outOfMetadata(st) {
+		return p.metadataFull()
+	}
 	err := fmt.Errorf("pool %q is %s: %w", p.files.name, stateOf(st), errs.ErrDamaged)
 	return errs.WithHint(err, "dmlayer pool check "+p.files.name+" says what is wrong, and with --repair has it repaired; what can be read stays readable")
 }

@@ -1,10 +1,12 @@
 package pool
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
 )
 
 // What a pool gets that was not told how to grow and when to refuse.
@@ -46,4 +48,61 @@ func checkSpace(s Space, dataSize int64) error {
 		return fmt.Errorf("hook %q: must be an absolute path: %w", s.Hook, errs.ErrInvalid)
 	}
 	return nil
+}
+
+// SetSpace changes how a pool grows and what it refuses, and returns what it is then. A process that serves the pool learns of it at
+// once. Errors: ErrInvalid, ErrNotFound.
+func SetSpace(ctx context.Context, dirs Dirs, name string, change func(*Space)) (Space, error) {
+	p, err := Open(ctx, dirs, name, nil)
+	if err != nil {
+		return Space{}, err
+	}
+	defer p.Close()
+	s, err := p.Hold(ctx)
+	if err != nil {
+		return Space{}, err
+	}
+	defer s.Exit()
+	now, err := s.setSpace(ctx, change)
+	if err != nil {
+		return now, fmt.Errorf("set pool %q: %w", name, err)
+	}
+	return now, nil
+}
+
+func (s *Session) setSpace(ctx context.Context, change func(*Space)) (now Space, err error) {
+	record, err := s.current(ctx)
+	if err != nil {
+		return now, err
+	}
+	if now = record.Space; !changes(now, change) {
+		return now, nil
+	}
+	err = s.Records.Update(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		now = r.Space
+		change(&now)
+		if now.GrowAt > 0 && now.GrowBy == 0 {
+			now.GrowBy = defaultGrowBy
+		}
+		limitFrom := r.Backing.DataSize
+		if now.GrowLimit == r.Space.GrowLimit { // it was passed by hand, with pool extend
+			limitFrom = 0
+		}
+		if err := checkSpace(now, limitFrom); err != nil {
+			return err
+		}
+		r.Space = now
+		return tx.PutPool(r)
+	})
+	return now, err
+}
+
+func changes(s Space, change func(*Space)) bool {
+	before := s
+	change(&s)
+	return s != before
 }

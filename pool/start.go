@@ -26,9 +26,6 @@ var (
 	pointStopPool       = fault.New("pool.stop.pool")
 )
 
-// lowWater is the number of free blocks, in percent, below which the kernel sends an event.
-const lowWaterPercent = 20
-
 // Start makes a pool run. One that runs is no error.
 func Start(ctx context.Context, dirs Dirs, name string) error {
 	p, err := Open(ctx, dirs, name, nil)
@@ -53,7 +50,8 @@ func (s *Session) start(ctx context.Context) (err error) {
 			err = fmt.Errorf("start pool %q: %w", p.files.name, kernelError(err))
 		}
 	}()
-	if err := s.stillThere(ctx); err != nil {
+	record, err := s.stillThere(ctx)
+	if err != nil {
 		return err
 	}
 	b, err := p.backing()
@@ -69,7 +67,7 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err := p.markStarting(); err != nil {
 		return err
 	}
-	if err = s.activate(ctx, b); err == nil {
+	if err = s.activate(ctx, b, record); err == nil {
 		err = s.meet(ctx)
 	}
 	if err == nil {
@@ -81,10 +79,9 @@ func (s *Session) start(ctx context.Context) (err error) {
 	return errors.Join(err, p.unmarkStarting())
 }
 
-// stillThere looks whether the pool was destroyed, and perhaps made anew, since it was opened.
-func (s *Session) stillThere(ctx context.Context) error {
-	var now metadata.Pool
-	err := s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
+// stillThere looks whether the pool was destroyed, and perhaps made anew, since it was opened, and returns its record of now.
+func (s *Session) stillThere(ctx context.Context) (now metadata.Pool, err error) {
+	err = s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
 		now, err = tx.Pool()
 		return err
 	})
@@ -94,7 +91,7 @@ func (s *Session) stillThere(ctx context.Context) error {
 	if err == nil && now.UUID != s.p.record.UUID {
 		err = fmt.Errorf("it was destroyed and made anew: %w", errs.ErrNotFound)
 	}
-	return s.p.notFound(err)
+	return now, s.p.notFound(err)
 }
 
 // startMark is there from before the pool is activated until it has been found to be the right one.
@@ -143,9 +140,9 @@ func (s *Session) meet(ctx context.Context) error {
 	})
 }
 
-// activate brings the pool's devices up from its backing. Of a pool that should exist the superblock
+// activate brings the pool's devices up from its backing, as large as they are now. Of a pool that should exist the superblock
 // is looked at first: the kernel would format a blank one.
-func (s *Session) activate(ctx context.Context, b backing) error {
+func (s *Session) activate(ctx context.Context, b backing, record metadata.Pool) error {
 	p := s.p
 	if err := makeDirs(p.StateDir()); err != nil {
 		return err
@@ -158,16 +155,20 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 	if err := pointStartAttached.Hit(); err != nil {
 		return err
 	}
-	if p.record.State != metadata.PoolCreating {
-		if err := p.checkSuperblock(a.metadataPath, a.metadataStart); err != nil {
+	held := record.Backing.MetadataHeld
+	if record.State != metadata.PoolCreating {
+		sb, err := p.checkSuperblock(a.metadataPath, a.metadataStart)
+		if err != nil {
 			return err
 		}
+		// What the pool has taken it keeps: a growth that died may have recorded that more is held.
+		held = min(held, max(a.metadataSize-int64(sb.MetadataSpace.Blocks)*thinmeta.BlockSize, 0))
 	}
-	meta, data, err := p.activateLinear(a)
+	meta, data, err := p.activateLinear(a, held)
 	if err != nil {
 		return err
 	}
-	table := p.table(meta, data, a.dataSize)
+	table := p.table(record, meta, data, a.dataSize)
 	length := devmapper.SectorsOf(uint64(a.dataSize / p.record.BlockSize * p.record.BlockSize))
 	if err := pointStartMetadata.Hit(); err != nil {
 		return errors.Join(err, p.removeLinear())
@@ -186,39 +187,38 @@ func (s *Session) activate(ctx context.Context, b backing) error {
 	return nil
 }
 
-func (p *Pool) table(meta, data devmapper.DevNum, dataSize int64) thinpool.PoolTable {
-	blocks := uint64(dataSize / p.record.BlockSize)
+func (p *Pool) table(record metadata.Pool, meta, data devmapper.DevNum, dataSize int64) thinpool.PoolTable {
 	return thinpool.PoolTable{
 		Metadata: meta, Data: data,
 		BlockSize:         devmapper.SectorsOf(uint64(p.record.BlockSize)),
-		LowWater:          blocks * lowWaterPercent / 100,
+		LowWater:          lowWater(uint64(dataSize/p.record.BlockSize), defaulted(record.Space.GrowAt, defaultGrowAt)),
 		SkipBlockZeroing:  p.record.NoZero,
 		IgnoreDiscard:     p.record.Discard == "ignore",
 		NoDiscardPassdown: p.record.Discard == "nopassdown",
-		ErrorIfNoSpace:    true, // nothing grows the pool by itself: a full one gives errors, never a hang
+		ErrorIfNoSpace:    true, // unless somebody is there who makes the pool larger, a full one gives errors, never a hang
 	}
 }
 
 // checkSuperblock refuses to activate what is no thin pool, or another one.
-func (p *Pool) checkSuperblock(path string, start int64) error {
+func (p *Pool) checkSuperblock(path string, start int64) (sb thinmeta.Superblock, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return err
+		return sb, err
 	}
 	defer f.Close()
-	sb, err := thinmeta.ReadSuperblock(io.NewSectionReader(f, start, thinmeta.BlockSize))
+	sb, err = thinmeta.ReadSuperblock(io.NewSectionReader(f, start, thinmeta.BlockSize))
 	if err != nil {
-		return errs.WithHint(fmt.Errorf("metadata of pool %q: %w: %w", p.files.name, err, errs.ErrDamaged),
+		return sb, errs.WithHint(fmt.Errorf("metadata of pool %q: %w: %w", p.files.name, err, errs.ErrDamaged),
 			"dmlayer pool check "+p.files.name+" says more, and with --repair has it repaired. Nothing was changed")
 	}
 	if sb.NeedsCheck {
-		return errs.WithHint(fmt.Errorf("metadata of pool %q needs a check: %w", p.files.name, errs.ErrDamaged),
+		return sb, errs.WithHint(fmt.Errorf("metadata of pool %q needs a check: %w", p.files.name, errs.ErrDamaged),
 			"dmlayer pool check --repair "+p.files.name+" checks it, and repairs what is damaged")
 	}
 	if got := int64(sb.DataBlockSize) * int64(devmapper.SectorSize); got != p.record.BlockSize {
-		return p.mispaired("blocks of %d bytes, the record says %d", got, p.record.BlockSize)
+		return sb, p.mispaired("blocks of %d bytes, the record says %d", got, p.record.BlockSize)
 	}
-	return nil
+	return sb, nil
 }
 
 // snapshotsTaken returns the pool's count of create_snap messages from the live superblock, which

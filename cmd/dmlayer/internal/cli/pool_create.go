@@ -75,6 +75,7 @@ carries anything too, unless --force is given, which wipes it. A create that fai
 		"what to do with blocks that nodes give back (default passdown; nopassdown with --data-device)")
 	f.BoolVar(&o.spec.NoZero, "no-zero", false, "do not zero new blocks: whoever gets a raw device can read what others deleted")
 	f.BoolVar(&o.spec.ForbidDevices, "forbid-devices", false, "refuse archives with device nodes in their layers")
+	spaceFlags(cmd, &o.spec.Space, func(value string) string { return " (default " + value + ")" })
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
 }
 
