@@ -79,7 +79,8 @@ func (s *Session) unshared(ctx context.Context, id metadata.ThinID) (runs []exte
 	}
 	defer unlock()
 	block := uint64(s.p.record.BlockSize)
-	err = s.p.openMetadata(0, func(m *thinmeta.Metadata) error {
+	err = s.glance(func(m *thinmeta.Metadata) error {
+		runs = runs[:0]
 		for run, err := range m.Unshared(ctx, uint64(id)) {
 			if err != nil {
 				return err

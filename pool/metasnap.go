@@ -3,11 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
-	"os"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/internal/lockfile"
@@ -72,28 +68,4 @@ func (s *Session) SettleMetadata() error {
 		err = s.Thin.ReleaseMetadataSnap()
 	}
 	return kernelError(err)
-}
-
-// openMetadata runs fn on the metadata below a root, past the page cache, which knows nothing of what the kernel's thin
-// pool writes.
-func (p *Pool) openMetadata(root uint64, fn func(*thinmeta.Metadata) error) error {
-	info, err := p.dm.Info(devmapper.ByUUID(deviceUUID(p.record.UUID, suffixMetadata)))
-	if err != nil {
-		return err
-	}
-	path, err := p.DeviceNode(info.Dev)
-	if err != nil {
-		return err
-	}
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return &os.PathError{Op: "open", Path: path, Err: err}
-	}
-	f := os.NewFile(uintptr(fd), path)
-	defer f.Close()
-	m, err := thinmeta.Open(f, thinmeta.Options{Root: root})
-	if err != nil {
-		return fmt.Errorf("%w: %w", err, errs.ErrDamaged)
-	}
-	return fn(m)
 }

@@ -43,6 +43,7 @@ type Pool struct {
 	idleHolders []*lockfile.Holder
 	verified    devmapper.DevNum // of the running pool that was found to be ours
 	closed      bool
+	glances     glances
 	record      metadata.Pool // as it was when the pool was opened: only what never changes is used
 	wipe        bool          // Create may wipe what is on the devices
 	disksLocked bool          // Create has the lock of all disks

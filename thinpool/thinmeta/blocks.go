@@ -37,16 +37,20 @@ const (
 
 // blocks reads blocks and keeps the last ones. It is safe for concurrent use.
 type blocks struct {
-	r   io.ReaderAt
-	max int // clusters
+	r      io.ReaderAt
+	max    int // clusters
+	memory *Memory
 
 	mu       sync.Mutex
 	clusters map[uint64]*list.Element
 	recent   *list.List // of *cluster, the last used one in front
 }
 
-func newBlocks(r io.ReaderAt, cacheBytes int) *blocks {
-	return &blocks{r: r, max: max(cacheBytes/clusterBytes, 4), clusters: map[uint64]*list.Element{}, recent: list.New()}
+func newBlocks(r io.ReaderAt, o Options) *blocks {
+	return &blocks{
+		r: r, max: max(o.CacheBytes/clusterBytes, 4), memory: o.Memory,
+		clusters: map[uint64]*list.Element{}, recent: list.New(),
+	}
 }
 
 // cluster is what lies together. Its bytes never change once they were read,
@@ -74,7 +78,7 @@ func (b *blocks) get(block uint64, k kind) ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	i := block % clusterBlocks
-	buf, err := c.bytes(b.r, i)
+	buf, err := c.bytes(b, i)
 	if err != nil || c.verified[i] == k {
 		return buf, err
 	}
@@ -83,6 +87,18 @@ func (b *blocks) get(block uint64, k kind) ([]byte, error) {
 	}
 	c.verified[i] = k
 	return buf, nil
+}
+
+// raw returns the bytes of a block as they are. The error is ErrRange or the
+// device's.
+func (b *blocks) raw(block uint64) ([]byte, error) {
+	if block >= blockLimit {
+		return nil, ErrRange
+	}
+	c := b.cluster(block / clusterBlocks)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bytes(b, block%clusterBlocks)
 }
 
 func (b *blocks) cluster(number uint64) *cluster {
@@ -102,14 +118,14 @@ func (b *blocks) cluster(number uint64) *cluster {
 }
 
 // bytes returns the i-th block of the cluster, as it was read.
-func (c *cluster) bytes(r io.ReaderAt, i uint64) ([]byte, error) {
+func (c *cluster) bytes(b *blocks, i uint64) ([]byte, error) {
 	if !c.read {
-		c.readAll(r)
+		c.readAll(b)
 	}
 	at := i * BlockSize
 	buf := c.buf[at : at+BlockSize : at+BlockSize]
 	if c.failed {
-		return buf, c.readAlone(r, i, buf)
+		return buf, c.readAlone(b.r, i, buf)
 	}
 	if at+BlockSize > uint64(c.have) {
 		return nil, fmt.Errorf("beyond the end of the metadata: %w", ErrRange)
@@ -117,9 +133,9 @@ func (c *cluster) bytes(r io.ReaderAt, i uint64) ([]byte, error) {
 	return buf, nil
 }
 
-func (c *cluster) readAll(r io.ReaderAt) {
-	c.read, c.buf = true, alignedBytes(clusterBytes)
-	n, err := r.ReadAt(c.buf, int64(c.number*clusterBytes))
+func (c *cluster) readAll(b *blocks) {
+	c.read, c.buf = true, b.memory.buffer()
+	n, err := b.r.ReadAt(c.buf, int64(c.number*clusterBytes))
 	c.have = n
 	c.failed = n < clusterBytes && !errors.Is(err, io.EOF)
 }

@@ -14,6 +14,8 @@ type Options struct {
 	// CacheBytes bounds the cache, 0 for 8 MiB. Passes over everything use
 	// more: see their documentation.
 	CacheBytes int
+	// Memory is read into, unless nil.
+	Memory *Memory
 }
 
 const defaultCache = 8 << 20
@@ -33,14 +35,26 @@ type Metadata struct {
 // was read is kept: after a metadata snapshot was released and taken anew, it
 // takes another Open.
 func Open(r io.ReaderAt, o Options) (*Metadata, error) {
-	s, err := ReadSuperblockAt(r, o.Root)
-	if err != nil {
-		return nil, err
-	}
 	if o.CacheBytes <= 0 {
 		o.CacheBytes = defaultCache
 	}
-	return &Metadata{s, newBlocks(r, o.CacheBytes)}, nil
+	o.Memory.reset()
+	m := &Metadata{blocks: newBlocks(r, o)}
+	var err error
+	m.super, err = m.superblock(r, o.Root)
+	if err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// superblock is read with what lies around it, which is wanted next.
+func (m *Metadata) superblock(r io.ReaderAt, block uint64) (Superblock, error) {
+	b, err := m.blocks.raw(block)
+	if err != nil {
+		return ReadSuperblockAt(r, block) // whose errors say what it is about
+	}
+	return parseSuperblockAt(b, block)
 }
 
 // Superblock is the superblock that Open read.

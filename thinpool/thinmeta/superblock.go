@@ -90,6 +90,10 @@ func ReadSuperblockAt(r io.ReaderAt, block uint64) (Superblock, error) {
 		}
 		return Superblock{}, fmt.Errorf("thinmeta: read superblock at block %d: %w", block, err)
 	}
+	return parseSuperblockAt(b, block)
+}
+
+func parseSuperblockAt(b []byte, block uint64) (Superblock, error) {
 	s, err := ParseSuperblock(b, block)
 	if err != nil {
 		return Superblock{}, fmt.Errorf("thinmeta: superblock at block %d: %w", block, err)
