@@ -44,10 +44,13 @@ var arrows = map[string][]string{
 		"github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"github.com/google/go-containerregistry",
 	},
-	"service":     {internal, xsys, "layer", "pool", "devmapper"},
-	"cmd/dmlayer": {"cmd/dmlayer/internal/cli"},
+	"backend/plugin":      {internal},
+	"backend/graphdriver": {internal, "backend/plugin", "layer", "layer/layertar", "github.com/docker/go-units"},
+	"backend/volume":      {internal, "backend/plugin", "layer", "github.com/docker/go-units"},
+	"service":             {internal, xsys, "layer", "pool", "devmapper"},
+	"cmd/dmlayer":         {"cmd/dmlayer/internal/cli"},
 	"cmd/dmlayer/internal/cli": {
-		internal, xsys, "image", "layer", "pool", "service", "thinpool", "devmapper", "github.com/distribution/reference",
+		internal, xsys, "backend/graphdriver", "backend/plugin", "backend/volume", "image", "layer", "pool", "service", "thinpool", "devmapper", "github.com/distribution/reference",
 		"github.com/docker/go-units", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/vbauerster/mpb/v8",
 	},
 

@@ -30,6 +30,7 @@ const (
 	Dmsetup   Feature = "dmsetup"    // the program dmsetup
 	LVM       Feature = "lvm"        // the program lvm
 	Images    Feature = "images"     // scripts/images has run, and scripts/umoci-unpack -p as in scripts/test
+	Graphtest Feature = "graphtest"  // moby's test cases of graph drivers: scripts/graphtest has run
 	Guest     Feature = "guest"      // a virtual machine of this run: a test may do its worst
 	Host      Feature = "host"       // not a virtual machine of this run
 	VM        Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
@@ -50,6 +51,7 @@ var probes = map[Feature]func() error{
 	Dmsetup:   needProgram("dmsetup"),
 	LVM:       needProgram("lvm"),
 	Images:    needImages,
+	Graphtest: needCached("bin/graphtest", "scripts/graphtest"),
 	Guest:     needGuest,
 	Host:      needHost,
 	VM:        needVM,
@@ -209,6 +211,20 @@ func needImages() error {
 		}
 	}
 	return nil
+}
+
+// needCached wants a file in .cache that a script puts there.
+func needCached(file, script string) func() error {
+	return func() error {
+		dir, err := CacheDir()
+		if err != nil {
+			return err
+		}
+		if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+			return fmt.Errorf("%w; run %s", err, script)
+		}
+		return nil
+	}
 }
 
 // CacheDir returns the folder with the kernel that scripts/deps fetched: .cache in the folder of the

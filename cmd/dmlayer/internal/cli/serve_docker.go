@@ -1,0 +1,43 @@
+package cli
+
+import (
+	"context"
+	"log/slog"
+
+	"github.com/dmlayer/dmlayer/backend/graphdriver"
+	"github.com/dmlayer/dmlayer/backend/plugin"
+	"github.com/dmlayer/dmlayer/backend/volume"
+	"github.com/dmlayer/dmlayer/internal/socket"
+	"github.com/dmlayer/dmlayer/layer"
+)
+
+// dockerEndpoint serves Docker's graph driver and volume plugins on one socket. The file's name is the plugin's.
+var dockerEndpoint = endpoint{
+	flag: "docker", value: "/run/docker/plugins/dmlayer.sock",
+	usage: "`socket` of Docker's graph driver and volume plugins; \"\" is none", open: openDocker,
+}
+
+// dockerServer is the endpoint once it has its socket.
+type dockerServer struct {
+	plugin   *plugin.Server
+	listener *socket.Listener
+}
+
+func openDocker(ctx context.Context, a *app, store *layer.Store, path string) (endpointServer, error) {
+	log := a.logger()
+	failed := func(method string, err error) { log.Warn("request of Docker failed", slog.String("method", method), slog.Any("error", err)) }
+	p := plugin.New(failed, graphdriver.Kind, volume.Kind)
+	graph, err := graphdriver.New(ctx, store)
+	if err != nil {
+		return nil, err
+	}
+	graph.Register(p)
+	volume.New(store).Register(p)
+	l, err := socket.Listen(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return dockerServer{p, l}, nil
+}
+
+func (s dockerServer) Serve(ctx context.Context) error { return s.plugin.Serve(ctx, s.listener) }
