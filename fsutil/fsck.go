@@ -44,6 +44,18 @@ func Fsck(ctx context.Context, dev string, t Type, o FsckOptions) (FsckResult, e
 	if err := f.Close(); err != nil {
 		return FsckResult{}, fail("check", dev, err)
 	}
+	r, err := fsck(ctx, dev, t, o)
+	if o.Repair && t == Ext4 && strings.Contains(r.Output, textJournalLeft) {
+		if err := runForgottenJournal(ctx, dev); err != nil {
+			return r, err
+		}
+		r, err = fsck(ctx, dev, t, o)
+		r.Fixed = true
+	}
+	return r, err
+}
+
+func fsck(ctx context.Context, dev string, t Type, o FsckOptions) (FsckResult, error) {
 	cmd := run.Cmd{Program: "e2fsck", Args: e2fsckArgs(o, dev)}
 	judge := judgeE2fsck
 	if t == XFS {
@@ -62,6 +74,25 @@ func Fsck(ctx context.Context, dev string, t Type, o FsckOptions) (FsckResult, e
 		err = fmt.Errorf("check %s: %w", dev, err)
 	}
 	return r, err
+}
+
+// textJournalLeft is what e2fsck says of a journal with something in it that the superblock does not tell of. ext4 leaves that behind
+// when it is unmounted and cannot write what is in the journal to its place, as on a full pool: the mark goes, the journal stays
+// (ext4_put_super). Everything that was made durable is in there; a mount would not look. e2fsck -p leaves it to a person.
+const textJournalLeft = "needs_recovery flag is clear, but journal has data"
+
+// runForgottenJournal replays such a journal, and looks at nothing else.
+func runForgottenJournal(ctx context.Context, dev string) error {
+	res, err := run.Do(ctx, run.Cmd{Program: "e2fsck", Args: []string{"-y", "-E", "journal_only", dev}})
+	var re *run.Error
+	if err != nil && (!errors.As(err, &re) || re.Err != nil) {
+		return fmt.Errorf("replay journal of %s: %w", dev, err)
+	}
+	out := strings.TrimSpace(string(res.Stdout) + "\n" + string(res.Stderr))
+	if _, err := judgeE2fsck(res.ExitCode, FsckOptions{Repair: true, Thorough: true}, out, err); err != nil {
+		return fmt.Errorf("replay journal of %s: %w", dev, err)
+	}
+	return nil
 }
 
 // ReplayJournal brings the journal of an unmounted ext4 to its end without the kernel, and looks at nothing else. A

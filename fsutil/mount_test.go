@@ -101,7 +101,7 @@ func TestXFSGivesUp(t *testing.T) {
 		if err := unix.Mount(l.Path, dir, "xfs", 0, "nouuid"); err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { unmount(t, dir) })
+		defer unmount(t, dir)
 		mounted, err := fsutil.MountedXFS()
 		if err != nil || !slices.Contains(mounted, l.DevNum) {
 			t.Errorf("mounted: %v, %v", mounted, err)

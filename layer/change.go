@@ -305,7 +305,13 @@ func (o *op) trim(ctx context.Context, n metadata.Node) (uint64, error) {
 	}
 	for _, m := range mounts {
 		if !m.ReadOnly() {
-			return fsutil.Trim(ctx, m.Dir)
+			trimmed, err := fsutil.Trim(ctx, m.Dir)
+			if err != nil {
+				return trimmed, err
+			}
+			// What was discarded is free once the pool has committed it.
+			_, err = o.Thin.Commit()
+			return trimmed, err
 		}
 	}
 	if len(mounts) > 0 {

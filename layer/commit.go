@@ -174,6 +174,9 @@ func settleFS(ctx context.Context, d *device, n, src metadata.Node) error {
 }
 
 func replayOn(ctx context.Context, d *device, n metadata.Node) error {
+	if err := mendErrors(ctx, d, n); err != nil {
+		return err
+	}
 	needed, err := fsutil.NeedsRecovery(d.path, fsutil.Type(n.FS))
 	if err != nil || !needed {
 		return err

@@ -188,6 +188,11 @@ func (w *work) settleCopy(d *device, blobs bool, id metadata.ThinID) error {
 // withMount mounts an open device for this process alone while fn runs. A writable mount finishes a
 // growth of the device first.
 func withMount(ctx context.Context, d *device, n metadata.Node, readOnly bool, fn func(*fsutil.Detached) error) error {
+	if !readOnly {
+		if err := mendErrors(ctx, d, n); err != nil {
+			return err
+		}
+	}
 	m, err := fsutil.DetachedMount(ctx, d.path, fsutil.MountOptions{Type: fsutil.Type(n.FS), ReadOnly: readOnly})
 	if err != nil {
 		return err

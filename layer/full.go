@@ -1,6 +1,7 @@
 package layer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
 
@@ -37,6 +39,27 @@ func (o *op) explainFull(err error) error {
 	if errors.Is(err, unix.EIO) && errs.Class(err) == nil {
 		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged),
 			"a disk under the pool fails; the kernel's log (dmesg) says which, and why")
+	}
+	return err
+}
+
+// mendErrors checks an ext4 that has run into errors before it is mounted for writing again. On a full pool it may have been unmounted with
+// a journal that it could not write to its place and that no mount would replay: see fsutil.Fsck. It is asked in the open device, which is a
+// read of what a mount reads anyway; one that is mounted elsewhere is left alone.
+func mendErrors(ctx context.Context, d *device, n metadata.Node) error {
+	if fsutil.Type(n.FS) != fsutil.Ext4 || n.Foreign {
+		return nil
+	}
+	fs, err := fsutil.ReadFS(d.File)
+	if err != nil || !fs.HasErrors {
+		return nil // what is no file system, the mount says
+	}
+	_, err = fsutil.Fsck(ctx, d.path, fsutil.Ext4, fsutil.FsckOptions{Repair: true})
+	if errors.Is(err, errs.ErrBusy) {
+		return nil
+	}
+	if errors.Is(err, errs.ErrDamaged) {
+		return errs.WithHint(fmt.Errorf("%s %q: its file system has run into errors: %w", n.Kind, n.Name, err), "dmlayer fsck "+n.Name+" says more; mount it with --read-only to save what can be read")
 	}
 	return err
 }

@@ -150,6 +150,11 @@ func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readO
 	if err := pointMountOpened.Hit(); err != nil {
 		return errors.Join(err, d.Close())
 	}
+	if !readOnly {
+		if err := mendErrors(ctx, d, n); err != nil {
+			return errors.Join(err, d.Close())
+		}
+	}
 	// The open descriptor keeps the minor number ours until the mount holds it.
 	mount := fsutil.MountOptions{Type: fsutil.Type(n.FS), ReadOnly: readOnly, Extra: append(slices.Clone(o.s.pool.Record().MountOptions), extra...)}
 	err = fsutil.Mount(ctx, d.path, dir, mount)

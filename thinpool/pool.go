@@ -32,10 +32,22 @@ func (p *Pool) Status() (PoolStatus, error) {
 	return s, err
 }
 
+// Commit makes the pool commit what its devices have done, which it does by itself
+// only about once a second, and returns its state after it: what was discarded
+// is free then. A pool that cannot commit says so by its state alone.
+func (p *Pool) Commit() (PoolStatus, error) {
+	s, _, err := p.statusInfo(devmapper.StatusOptions{})
+	return s, err
+}
+
 // StatusInfo is Status and the device's own state of the same moment, in one
 // ioctl. Its EventNr grows when the pool runs low or changes its mode.
 func (p *Pool) StatusInfo() (PoolStatus, devmapper.Info, error) {
-	lines, info, err := p.client.StatusInfo(p.ref, devmapper.StatusOptions{NoFlush: true})
+	return p.statusInfo(devmapper.StatusOptions{NoFlush: true})
+}
+
+func (p *Pool) statusInfo(o devmapper.StatusOptions) (PoolStatus, devmapper.Info, error) {
+	lines, info, err := p.client.StatusInfo(p.ref, o)
 	if err != nil {
 		return PoolStatus{}, info, opError("pool status", nil, err)
 	}

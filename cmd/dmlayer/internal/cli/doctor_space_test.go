@@ -30,7 +30,9 @@ func TestCheckPoolSpace(t *testing.T) {
 		{"need not grow", func(p *pool.Status) { p.GrowAt, p.DataMax, p.Served = nil, size(100), &no }, ""},
 		{"overcommitted, nothing to grow into", func(p *pool.Status) { p.Overcommit, p.VirtualTotal = ratio(5000), 5000 }, "over-commitment"},
 		{"overcommitted, can grow", func(p *pool.Status) { p.Overcommit, p.VirtualTotal = ratio(150), 150 }, ""},
-		{"overcommitted, with a ceiling", func(p *pool.Status) { p.Overcommit, p.VirtualTotal, p.OvercommitLimit = ratio(5000), 5000, percent(9000) }, ""},
+		{"overcommitted, with a ceiling", func(p *pool.Status) {
+			p.Overcommit, p.VirtualTotal, p.OvercommitLimit = ratio(5000), 5000, percent(9000)
+		}, ""},
 		{"discards do not reach", func(p *pool.Status) { p.DiscardMode = word("nopassdown") }, "discards"},
 		{"loopback", func(p *pool.Status) { p.Backing = "loopback" }, "backing"},
 		{"host nearly full", func(p *pool.Status) { p.Backing, p.HostFree = "loopback", size(1<<20) }, "host"},
