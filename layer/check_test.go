@@ -82,7 +82,7 @@ var disagreements = []struct {
 			must(x.t, x.thin().CreateThin(thinpool.ID(strange)))
 			x.activate(x.ours(strange), strange, 1<<20, false)
 		},
-		want: []string{"device-orphan", "orphan"},
+		want: []string{"orphan", "device-orphan"},
 	},
 	{
 		name: "record without a thin device",

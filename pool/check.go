@@ -18,6 +18,8 @@ type CheckOptions struct {
 	// Mend is asked for each finding that needs a repair whether it may be mended. nil mends nothing. A finding that was mended is
 	// not in the report. It is asked with the object's lock held.
 	Mend func(Finding) bool
+	// Adopt is asked for each orphan, before Mend, which name a node of it should have; "" is none. nil adopts none.
+	Adopt func(Finding) string
 }
 
 // Check compares the records of a pool with what is in it, with the kernel's devices, loop devices and mounts, claims, links
@@ -291,6 +293,12 @@ func (c *checker) compareAgain(ctx context.Context, suspects []metadata.ThinID, 
 // mendOrReport mends what may be mended. What cannot be stays found, with the reason.
 func (c *checker) mendOrReport(ctx context.Context, f *facts, list []Finding) error {
 	for _, g := range list {
+		if adopted, err := c.mayAdopt(ctx, f, g); adopted {
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		if c.o.Mend == nil || !g.Mendable() || !c.o.Mend(g) {
 			c.report.Add(g)
 			continue

@@ -121,7 +121,7 @@ var findingKinds = map[string]findingKind{
 	FoundSpareMissing:   {Harmless, "the spare for the metadata is not there: a repair needs that much room", "dmlayer pool check --repair makes it"},
 
 	FoundNodeMissing:     {NeedsPerson, "the node is recorded, and the pool does not have it: what was in it is lost", "dmlayer rm; of an image's layer, dmlayer image rm, and load it again"},
-	FoundOrphan:          {NeedsRepair, "the pool has a thin device that no record names; nothing deletes it by itself", ""},
+	FoundOrphan:          {NeedsPerson, "the pool has a thin device that no record names; nothing deletes it by itself", "dmlayer pool check --repair with --adopt ID=NAME makes it a snapshot of that name, with --delete-orphan ID deletes it"},
 	FoundInFlight:        {MendedOnOpen, "a process died while it made a node", ""},
 	FoundAboveWindow:     {NeedsPerson, "a record names a thin id that was never handed out: the records are of two times", doImport},
 	FoundRemoval:         {MendedOnOpen, "a node was removed, and its thin device is still to be deleted", ""},

@@ -35,7 +35,7 @@ func TestCheckReport(t *testing.T) {
 	if err := r.Err(); errs.Class(err) != errs.ErrDamaged || strings.Contains(errs.Hint(err), "--repair") {
 		t.Errorf("%v (%s)", err, errs.Hint(err))
 	}
-	r.Add(NewFinding(FoundOrphan, "thin device 8", "x"))
+	r.Add(NewFinding(FoundDeviceOrphan, "thin device 8", "x"))
 	if err := r.Err(); !strings.Contains(errs.Hint(err), "--repair") {
 		t.Errorf("%v (%s)", err, errs.Hint(err))
 	}

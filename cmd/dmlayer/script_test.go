@@ -42,6 +42,8 @@ func TestMain(m *testing.M) {
 //	waits CODE COMMAND...   the command, with a standard input that never gives anything
 //	terminal CODE COMMAND...
 //	                        the command on a terminal; standard output is what is left to be seen there
+//	terminal-type CODE TEXT ANSWER COMMAND...
+//	                        the same, and ANSWER is typed once TEXT is to be seen
 //	terminal-stop CODE TEXT FILE COMMAND...
 //	                        the same, with half of FILE as standard input, and ^C once TEXT is to be seen
 //	state remember|same     remembers pool, nodes, images, record store and files; compares with them
@@ -71,6 +73,7 @@ func TestScripts(t *testing.T) {
 			"state":     cmdState,
 			"tmpfs":     cmdTmpfs,
 
+			"terminal-type": cmdTerminalType,
 			"terminal-stop": cmdTerminalStop,
 		},
 	})

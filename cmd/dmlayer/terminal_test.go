@@ -24,6 +24,20 @@ func cmdTerminal(ts *testscript.TestScript, neg bool, args []string) {
 	endOnTerminal(ts, term, cmd, args[0])
 }
 
+func cmdTerminalType(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 4 {
+		ts.Fatalf("usage: terminal-type CODE TEXT ANSWER COMMAND...")
+	}
+	term, cmd := onTerminal(ts, args[3:])
+	ts.Check(cmd.Start())
+	ctx, cancel := context.WithTimeout(context.Background(), testenv.Scale(time.Minute))
+	defer cancel()
+	seen := term.Wait(ctx, func(screen string) bool { return strings.Contains(screen, args[1]) })
+	typed := term.Type(args[2] + "\r")
+	endOnTerminal(ts, term, cmd, args[0])
+	ts.Check(errors.Join(seen, typed))
+}
+
 func cmdTerminalStop(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 4 {
 		ts.Fatalf("usage: terminal-stop CODE TEXT FILE COMMAND...")

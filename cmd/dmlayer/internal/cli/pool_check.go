@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -17,6 +18,10 @@ import (
 type poolCheckOptions struct {
 	name        string
 	repair, yes bool
+
+	adopt   []string          // ID=NAME
+	deleted []string          // ids of orphans
+	orphans map[uint64]string // what becomes of them: a name, or "" for nothing more
 }
 
 func (a *app) newPoolCheck() *cobra.Command {
@@ -33,9 +38,14 @@ work on is not counted. Of a stopped pool it sees more, the space maps of its me
 With --repair it mends what can be mended. Damaged metadata is repaired by thin_repair into a spare
 file: the pool is stopped for that, if nothing is in use; what each node would lose is shown; and the old
 metadata is kept. Before any data is deleted or lost it asks; without a terminal to ask on, that is left as
-it is unless --yes is given.`,
+it is unless --yes is given.
+
+A thin device that no record names (orphan) is left alone: with --adopt it becomes a snapshot of that name,
+marked as written by strangers, whose size is that of its file system; with --delete-orphan it is deleted,
+after the same question.`,
 		Example: `  dmlayer pool check
-  dmlayer pool check --repair fast`,
+  dmlayer pool check --repair fast
+  dmlayer pool check --repair --adopt 17=found --delete-orphan 18`,
 		Args:              args(0, 1),
 		ValidArgsFunction: a.completePools,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
@@ -44,6 +54,9 @@ it is unless --yes is given.`,
 			}
 			if o.yes && !o.repair {
 				return usagef("pool check: --yes needs --repair")
+			}
+			if err := o.parseOrphans(); err != nil {
+				return err
 			}
 			if err := a.needRoot(cmd); err != nil {
 				return err
@@ -54,11 +67,67 @@ it is unless --yes is given.`,
 	f := cmd.Flags()
 	f.BoolVar(&o.repair, "repair", false, "mend what can be mended")
 	f.BoolVarP(&o.yes, "yes", "y", false, "with --repair: delete and lose what it would ask about")
-	return records(exitCodes(cmd, 3, 5, 6, 7, 8))
+	f.StringArrayVar(&o.adopt, "adopt", nil, "with --repair: make the orphan `ID=NAME` a snapshot of that name (repeatable)")
+	f.StringArrayVar(&o.deleted, "delete-orphan", nil, "with --repair: delete the orphan with that thin `ID` (repeatable)")
+	return records(exitCodes(cmd, 3, 4, 5, 6, 7, 8))
+}
+
+// parseOrphans reads which orphans are to be adopted and deleted.
+func (o *poolCheckOptions) parseOrphans() error {
+	if len(o.adopt)+len(o.deleted) > 0 && !o.repair {
+		return usagef("pool check: --adopt and --delete-orphan need --repair")
+	}
+	o.orphans = map[uint64]string{}
+	add := func(text, name string) error {
+		id, err := strconv.ParseUint(text, 10, 24)
+		if err != nil || id == 0 {
+			return usagef("pool check: %q is no thin id of an orphan", text)
+		}
+		if _, twice := o.orphans[id]; twice {
+			return usagef("pool check: thin id %d is named twice", id)
+		}
+		o.orphans[id] = name
+		return nil
+	}
+	for _, text := range o.adopt {
+		id, name, _ := strings.Cut(text, "=")
+		if err := pool.ValidateName("node", name); err != nil {
+			return err
+		}
+		if err := add(id, name); err != nil {
+			return err
+		}
+	}
+	for _, id := range o.deleted {
+		if err := add(id, ""); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// orphanName is the name that an orphan is to have, "" for none.
+func (o *poolCheckOptions) orphanName(f pool.Finding) string {
+	if f.ThinID == nil {
+		return ""
+	}
+	return o.orphans[*f.ThinID]
+}
+
+// wanted tells whether a finding is to be mended at all: of orphans, only those that are named.
+func (o *poolCheckOptions) wanted(f pool.Finding) bool {
+	if !f.Mendable() {
+		return false
+	}
+	if f.Code != pool.FoundOrphan {
+		return true
+	}
+	_, named := o.orphans[*f.ThinID]
+	return named
 }
 
 func (a *app) runPoolCheck(ctx context.Context, o poolCheckOptions) error {
-	r, err := a.checkPool(ctx, o.name, nil)
+	r, err := a.checkPool(ctx, o.name, pool.CheckOptions{})
 	if err == nil && o.repair {
 		r, err = a.repairPool(ctx, o, r)
 	}
@@ -72,8 +141,9 @@ func (a *app) runPoolCheck(ctx context.Context, o poolCheckOptions) error {
 }
 
 // checkPool checks a pool and what is recorded of its images.
-func (a *app) checkPool(ctx context.Context, name string, mend func(pool.Finding) bool) (r pool.CheckReport, err error) {
-	r, err = pool.Check(ctx, a.dirs(), name, pool.CheckOptions{Mend: mend, Progress: a.checkProgress()})
+func (a *app) checkPool(ctx context.Context, name string, o pool.CheckOptions) (r pool.CheckReport, err error) {
+	o.Progress = a.checkProgress()
+	r, err = pool.Check(ctx, a.dirs(), name, o)
 	if err != nil || r.Has(pool.FoundRecordsUnreadable, pool.FoundRecordsPages, pool.FoundRecordsRecord, pool.FoundRecordsDocument) {
 		return r, err
 	}

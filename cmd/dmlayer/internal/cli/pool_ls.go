@@ -115,7 +115,7 @@ func poolRecord(p pool.Status) pool.Status {
 func poolFields(p pool.Status) []field {
 	fields := []field{
 		{"Name", p.Name},
-		{"State", p.State + stateAdvice(p.State)},
+		{"State", p.State + stateAdvice(p)},
 		{"UUID", p.UUID},
 		{"Backing", p.Backing},
 		{"Data", usedOf(p.DataUsed, p.DataTotal)},
@@ -145,16 +145,17 @@ func lastBackup(p pool.Status) string {
 }
 
 // stateAdvice says what a state means where its name does not.
-func stateAdvice(state string) string {
-	switch state {
+func stateAdvice(p pool.Status) string {
+	const toDo = "dmlayer pool check says more, and with --repair has it repaired"
+	switch p.State {
 	case pool.StateReadOnly:
-		return " (writes fail; the metadata is full or could not be written)"
+		return " (what is there can be read; the metadata is full or could not be written; " + toDo + ")"
 	case pool.StateOutOfDataSpace:
 		return " (writes fail; remove nodes)"
 	case pool.StateFailed:
-		return " (nothing works; stop the pool and check its metadata)"
+		return " (nothing works; " + toDo + ")"
 	case pool.StateNeedsCheck:
-		return " (check the metadata before it is used)"
+		return " (what is there can be read; " + toDo + ")"
 	}
 	return ""
 }

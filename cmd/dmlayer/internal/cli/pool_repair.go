@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -32,23 +33,43 @@ func (a *app) repairPool(ctx context.Context, o poolCheckOptions, r pool.CheckRe
 	if err := s.Close(); err != nil {
 		return r, err
 	}
-	if r, err = a.checkPool(ctx, o.name, nil); err != nil {
+	if r, err = a.checkPool(ctx, o.name, pool.CheckOptions{}); err != nil {
 		return r, err
 	}
-	mend, err := a.mayMend(r, o.yes)
+	if err := o.checkOrphans(r); err != nil {
+		return r, err
+	}
+	mend, err := a.mayMend(r, o)
 	if err != nil || mend == nil {
 		return r, err
 	}
-	return a.checkPool(ctx, o.name, mend)
+	return a.checkPool(ctx, o.name, pool.CheckOptions{Mend: mend, Adopt: func(f pool.Finding) string {
+		name := o.orphanName(f)
+		if name != "" {
+			a.note("adopting: %s as %q", f.Object, name)
+		}
+		return name
+	}})
+}
+
+// checkOrphans is ErrNotFound where an id was named that no orphan has.
+func (o *poolCheckOptions) checkOrphans(r pool.CheckReport) error {
+	for id := range o.orphans {
+		if !slices.ContainsFunc(r.Findings, func(f pool.Finding) bool { return f.Code == pool.FoundOrphan && *f.ThinID == id }) {
+			err := fmt.Errorf("pool check: thin device %d is no orphan: %w", id, errs.ErrNotFound)
+			return errs.WithHint(err, "dmlayer pool check "+o.name+" says which there are")
+		}
+	}
+	return nil
 }
 
 // mayMend asks about what loses data, and returns what is to be mended; nil is nothing.
-func (a *app) mayMend(r pool.CheckReport, yes bool) (func(pool.Finding) bool, error) {
-	mendable := false
+func (a *app) mayMend(r pool.CheckReport, o poolCheckOptions) (func(pool.Finding) bool, error) {
+	mendable, yes := false, o.yes
 	var lost []pool.Finding
 	for _, f := range r.Findings {
-		mendable = mendable || f.Mendable()
-		if f.Mendable() && f.Loses {
+		mendable = mendable || o.wanted(f)
+		if o.wanted(f) && f.Loses && o.orphanName(f) == "" {
 			lost = append(lost, f)
 		}
 	}
@@ -65,7 +86,7 @@ func (a *app) mayMend(r pool.CheckReport, yes bool) (func(pool.Finding) bool, er
 		}
 	}
 	return func(f pool.Finding) bool {
-		if f.Loses && !yes {
+		if !o.wanted(f) || f.Loses && !yes {
 			return false
 		}
 		a.note("mending: %s of %s", f.Code, f.Object)
