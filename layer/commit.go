@@ -48,21 +48,28 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 	if err := o.view(ctx, func(tx *metadata.Tx) error { return nameFree(tx, name) }); err != nil {
 		return Node{}, err
 	}
-	if co.Move {
-		if err := o.unclaimed(src); err != nil {
-			return Node{}, err
-		}
-	}
 	if !co.Trust {
 		if err := trusted(src, "commit"); err != nil {
 			return Node{}, err
 		}
 	}
-	if co.Move {
-		done, n, err := o.commitInPlace(ctx, src, name, co)
-		if done || err != nil {
-			return n, err
-		}
+	switch {
+	case !co.Move:
+		return o.commitCopy(ctx, src, name, co)
+	case co.Claim != "":
+		return o.commitClaimed(ctx, src, name, co)
+	}
+	return o.commitMove(ctx, src, name, co)
+}
+
+// commitMove turns a node that nobody claims into the layer, or where somebody has it open a copy of it, which takes its place.
+func (o *op) commitMove(ctx context.Context, src metadata.Node, name string, co CommitOptions) (Node, error) {
+	if err := o.unclaimed(src); err != nil {
+		return Node{}, err
+	}
+	done, n, err := o.commitInPlace(ctx, src, name, co)
+	if done || err != nil {
+		return n, err
 	}
 	return o.commitCopy(ctx, src, name, co)
 }
@@ -71,8 +78,7 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 func (o *op) unclaimed(n metadata.Node) error {
 	held, err := o.claims(n.ID)
 	if err == nil && len(held) > 0 {
-		err = fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy)
-		err = errs.WithHint(err, "dmlayer detach "+n.Name)
+		err = claimedBy(n, held)
 	}
 	return err
 }
@@ -103,8 +109,10 @@ func (o *op) commitCopy(ctx context.Context, src metadata.Node, name string, co 
 			} else if n, err = tx.AddNode(n); err != nil {
 				return err
 			}
-			parent, err = parentName(tx, n)
-			return err
+			if parent, err = parentName(tx, n); err != nil {
+				return err
+			}
+			return co.document(tx)
 		})
 	}
 	if err != nil {
@@ -187,11 +195,9 @@ func replayOn(ctx context.Context, d *device, n metadata.Node) error {
 // commitInPlace turns the node itself into the layer. Where somebody uses it, done is false and
 // nothing has changed.
 func (o *op) commitInPlace(ctx context.Context, src metadata.Node, name string, co CommitOptions) (done bool, _ Node, err error) {
-	err = o.quiesce(src)
-	if errors.Is(err, errs.ErrBusy) {
-		return false, Node{}, nil
-	}
-	if err != nil {
+	// A device that nobody has open need not be made anew.
+	open, err := o.isOpen(src)
+	if open || err != nil {
 		return false, Node{}, err
 	}
 	busy, err := o.settleInPlace(ctx, src)
@@ -208,8 +214,10 @@ func (o *op) commitInPlace(ctx context.Context, src metadata.Node, name string, 
 		if n, err = become(tx, src, n); err != nil {
 			return err
 		}
-		parent, err = parentName(tx, n)
-		return err
+		if parent, err = parentName(tx, n); err != nil {
+			return err
+		}
+		return co.document(tx)
 	})
 	if err != nil {
 		return false, Node{}, err

@@ -219,23 +219,7 @@ func (o *op) newThin(ctx context.Context, create func(metadata.ThinID) error) (m
 // record is the commit point of a new node. Everything that was true when the work began is checked
 // again; parent is the record that the node was made from.
 func (o *op) record(ctx context.Context, n metadata.Node, parent metadata.Node) (metadata.Node, error) {
-	err := o.update(ctx, func(tx *metadata.Tx) (err error) {
-		if err := nameFree(tx, n.Name); err != nil {
-			return err
-		}
-		if err := o.s.sameParent(tx, parent); err != nil {
-			return err
-		}
-		if err := o.admitRecord(tx, canWrite(n)); err != nil {
-			return err
-		}
-		n, err = tx.AddNode(n)
-		return err
-	})
-	if err == nil {
-		o.remember(n)
-	}
-	return n, err
+	return o.recordWith(ctx, n, parent, nil)
 }
 
 // sameParent is errStale where the parent that an operation began with is not the parent any more.

@@ -33,6 +33,11 @@ func (s *Store) Document(ctx context.Context, kind, key string) (Document, error
 	return d, err
 }
 
+// ViewDocuments looks at documents, all as of one moment. An error of fn is returned.
+func (s *Store) ViewDocuments(ctx context.Context, fn func(tx *DocTx) error) error {
+	return s.viewDocuments(ctx, fn)
+}
+
 func (s *Store) viewDocuments(ctx context.Context, fn func(tx *DocTx) error) error {
 	o, err := s.reader(ctx)
 	if err != nil {
@@ -66,8 +71,11 @@ func (tx *DocTx) Get(kind, key string) (Document, error) {
 }
 
 // List returns the documents of a kind by key.
-func (tx *DocTx) List(kind string) ([]Document, error) {
-	docs, err := tx.tx.Documents(kind)
+func (tx *DocTx) List(kind string) ([]Document, error) { return tx.ListWith(kind, "") }
+
+// ListWith returns the documents of a kind whose keys begin with prefix, by key. It looks at no others.
+func (tx *DocTx) ListWith(kind, prefix string) ([]Document, error) {
+	docs, err := tx.tx.DocumentsWith(kind, prefix)
 	if err != nil {
 		return nil, err
 	}
@@ -92,6 +100,9 @@ func (tx *DocTx) Put(d Document) error {
 	}
 	return tx.tx.PutDocument(m)
 }
+
+// Node returns a node's record, or ErrNotFound.
+func (tx *DocTx) Node(name string) (Node, error) { return getPublic(tx.tx, name) }
 
 // Delete forgets a document; one that is not there is no error.
 func (tx *DocTx) Delete(kind, key string) error { return tx.tx.DeleteDocument(kind, key) }

@@ -117,7 +117,7 @@ func (o *op) mayMount(n metadata.Node, readOnly bool) error {
 		return err
 	}
 	if slices.Contains(held, claimAttached) || len(held) > 0 && !readOnly {
-		return errs.WithHint(fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy), "dmlayer detach "+n.Name)
+		return claimedBy(n, held)
 	}
 	return nil
 }

@@ -159,9 +159,11 @@ func (w *world) cleanUp(t testing.TB) {
 		for _, dir := range i.Mountpoints {
 			must(t, w.s.Unmount(ctx, dir))
 		}
-		if len(i.Claims) > 0 {
+		must(t, w.s.Deactivate(ctx, i.Name, testClaim))
+		if i, err = w.s.Inspect(ctx, i.Name); err == nil && len(i.Claims) > 0 {
 			must(t, w.s.Detach(ctx, i.Name))
 		}
+		must(t, err)
 	}
 	left, err := filepath.Glob(w.e.MountPoint(w.p) + "*")
 	must(t, err)
@@ -210,7 +212,7 @@ func fillWith(files map[string]string) func(context.Context, *layer.LayerWriter)
 
 // nodeOperations are the operations on nodes.
 func nodeOperations(fs string) []operation {
-	return slices.Concat(makingOperations(fs), chainOperations(), usingOperations(), foreignOperations(), committingOperations(), changingOperations(), recordOperations(), userOperations())
+	return slices.Concat(makingOperations(fs), chainOperations(), usingOperations(), foreignOperations(), committingOperations(), changingOperations(), recordOperations(), userOperations(), claimingOperations())
 }
 
 func makingOperations(fs string) []operation {

@@ -94,6 +94,9 @@ type CommitOptions struct {
 	Trust  bool // check a foreign file system; the layer is then not foreign, what it was made from stays so
 	Labels map[string]string
 	Attrs  map[string]string
+
+	Claim     string             // with Move: of Activate, which ends with the snapshot
+	Documents func(*DocTx) error // changes documents in the transaction that records the layer; an error undoes both
 }
 
 // MountOptions says how Mount mounts.

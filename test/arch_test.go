@@ -44,6 +44,14 @@ var arrows = map[string][]string{
 		"github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 		"github.com/google/go-containerregistry",
 	},
+	"backend/snapshotter": {
+		internal, "layer", "github.com/containerd/containerd/v2/core", "github.com/containerd/containerd/v2/pkg/filters",
+		"github.com/containerd/errdefs", "github.com/opencontainers/go-digest",
+	},
+	"backend/containerd": {
+		"github.com/containerd/containerd/api", "github.com/containerd/containerd/v2/contrib", "github.com/containerd/containerd/v2/core",
+		"google.golang.org/grpc",
+	},
 	"backend/plugin":      {internal},
 	"backend/graphdriver": {internal, "backend/plugin", "layer", "layer/layertar", "github.com/docker/go-units"},
 	"backend/volume":      {internal, "backend/plugin", "layer", "github.com/docker/go-units"},

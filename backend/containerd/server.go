@@ -1,0 +1,61 @@
+// Package containerd serves containerd over a socket: its snapshots service and its diff service, for the plugins of its configuration that are
+// called proxy plugins.
+package containerd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"google.golang.org/grpc"
+)
+
+// maxMessage bounds a request, which the sender's memory does not: labels, mounts and what a filter asks for.
+const maxMessage = 4 << 20
+
+// Server is a gRPC server on a socket.
+type Server struct {
+	grpc     *grpc.Server
+	listener net.Listener
+}
+
+// New returns a server that takes the listener over.
+func New(l net.Listener, sn snapshots.Snapshotter) *Server {
+	s := &Server{grpc: grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage)), listener: l}
+	snapshotsapi.RegisterSnapshotsServer(s.grpc, snapshotservice.FromSnapshotter(sn))
+	return s
+}
+
+// Serve answers requests until ctx ends; requests that run are then finished, and nothing has been left half done. The listener is closed.
+func (s *Server) Serve(ctx context.Context) error {
+	var stopped sync.WaitGroup
+	after := context.AfterFunc(ctx, func() { stopped.Go(s.stop) })
+	defer after()
+	err := s.grpc.Serve(s.listener)
+	if errors.Is(err, grpc.ErrServerStopped) {
+		err = nil
+	}
+	stopped.Wait()
+	if cerr := s.listener.Close(); cerr != nil && !errors.Is(cerr, net.ErrClosed) {
+		err = errors.Join(err, cerr)
+	}
+	if err != nil {
+		return fmt.Errorf("serve containerd: %w", err)
+	}
+	return nil
+}
+
+// grace is how long requests may take to finish when the server ends. Then they are cancelled: nobody waits for a client that does not read its answer.
+const grace = 30 * time.Second
+
+func (s *Server) stop() {
+	late := time.AfterFunc(grace, s.grpc.Stop)
+	defer late.Stop()
+	s.grpc.GracefulStop()
+}

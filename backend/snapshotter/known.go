@@ -1,0 +1,181 @@
+package snapshotter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/go-digest"
+
+	"github.com/dmlayer/dmlayer/layer"
+)
+
+// labelParentChain comes with a layer that is prepared without its parent: the chain id of that.
+const labelParentChain = "containerd.io/snapshot/parent-chain-id"
+
+// attrChainID is what layers that image load has made tell of themselves, and minSize what no node may be smaller than.
+const (
+	attrChainID = "image.chainID"
+	sector      = 512
+)
+
+// standing is what a new snapshot stands on.
+type standing struct {
+	node  string // of the parent; "" is none
+	floor int64  // size of the parent
+	known string // the layer that it is to become, where the pool has it
+	there bool   // a committed snapshot stands for that already, on the same parent
+}
+
+// stand looks at what a new snapshot stands on, all at one moment.
+func (s *Snapshotter) stand(ctx context.Context, r record) (standing, error) {
+	var on standing
+	err := s.store.ViewDocuments(ctx, func(tx *layer.DocTx) (err error) {
+		on, err = stands(tx, r)
+		return err
+	})
+	return on, err
+}
+
+func stands(tx documents, r record) (standing, error) {
+	var on standing
+	if err := free(tx, r.key); err != nil {
+		return on, err
+	}
+	p, err := parentOf(tx, r)
+	if err != nil {
+		return on, err
+	}
+	on.node = p.node
+	if on.node != "" && r.Labels[snapshots.LabelSnapshotMaxSize] != "" {
+		n, err := tx.Node(on.node)
+		if err != nil {
+			return on, err
+		}
+		on.floor = n.Size
+	}
+	if r.kind() == snapshots.KindActive {
+		on.known, on.there, err = known(tx, r)
+	}
+	return on, err
+}
+
+// parentOf returns the snapshot's parent, which must be committed; an empty record where it has none.
+func parentOf(tx documents, r record) (record, error) {
+	if r.Parent == "" {
+		return record{}, nil
+	}
+	p, err := get(tx, r.Parent)
+	if err != nil {
+		return p, fmt.Errorf("parent: %w", err)
+	}
+	if p.kind() != snapshots.KindCommitted {
+		return p, fmt.Errorf("parent %q is not committed: %w", r.Parent, errdefs.ErrInvalidArgument)
+	}
+	return p, nil
+}
+
+// known returns the node of the layer that a snapshot says it is going to be, where the pool has it, and whether a committed snapshot on the same
+// parent stands for it.
+func known(tx documents, r record) (node string, there bool, err error) {
+	ref := r.Labels[snapshots.LabelSnapshotRef]
+	if ref == "" {
+		return "", false, nil
+	}
+	found, err := withRef(tx, ref)
+	if err != nil {
+		return "", false, err
+	}
+	for _, f := range found {
+		if f.Parent == r.Parent {
+			return f.node, true, nil
+		}
+	}
+	if len(found) > 0 {
+		return found[0].node, false, nil
+	}
+	chain, err := digest.Parse(ref)
+	if err != nil || chain.Algorithm() != digest.SHA256 {
+		return "", false, nil // not a chain id: a reference of another kind
+	}
+	n, err := tx.Node("sha256-" + chain.Encoded())
+	if errors.Is(err, layer.ErrNotFound) {
+		return "", false, nil
+	}
+	if err != nil || n.Kind != layer.KindLayer || n.Attrs[attrChainID] != ref {
+		return "", false, err
+	}
+	return n.Name, false, nil
+}
+
+// prepareKnown answers a client that is about to unpack a layer that the pool has.
+func (s *Snapshotter) prepareKnown(ctx context.Context, r record, on standing) ([]mount.Mount, error) {
+	if r.Parent == "" && r.Labels[labelParentChain] != "" {
+		return s.stage(ctx, r, on.known)
+	}
+	ref := r.Labels[snapshots.LabelSnapshotRef]
+	if !on.there {
+		err := s.store.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return adopt(tx, r, on.known) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("snapshot %q: layer %s is there: %w", r.key, ref, errdefs.ErrAlreadyExists)
+}
+
+// adopt commits a key for a layer that is there. Unless the reference itself is taken, it is the key.
+func adopt(tx documents, r record, node string) error {
+	ref := r.Labels[snapshots.LabelSnapshotRef]
+	to := newRecord(snapshots.KindCommitted, ref, r.Parent, r.Labels)
+	to.node = node
+	if _, there, err := known(tx, r); err != nil || there {
+		return err // somebody else was faster
+	}
+	if free(tx, ref) != nil || checkKey("reference", ref) != nil {
+		to.key = r.key
+	}
+	return add(tx, to)
+}
+
+// stage makes an active snapshot that stands for a layer that is there.
+func (s *Snapshotter) stage(ctx context.Context, r record, node string) ([]mount.Mount, error) {
+	r.Staged, r.node = true, node
+	if err := s.store.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return add(tx, r) }); err != nil {
+		return nil, err
+	}
+	return s.activate(ctx, r)
+}
+
+// commitStaged commits a key for the layer that a staged snapshot stands for.
+func (s *Snapshotter) commitStaged(ctx context.Context, from, to record) error {
+	to.node = from.node
+	_, err := s.store.Drop(ctx, from.node, claimOf(from.key), func(tx *layer.DocTx) error {
+		if _, err := parentOf(tx, to); err != nil {
+			return err
+		}
+		return replace(tx, from, to)
+	})
+	return err
+}
+
+// size returns how large a snapshot is to be, 0 for what it stands on: what the label says, but no less than that.
+func (on standing) size(labels map[string]string) (int64, error) {
+	text, ok := labels[snapshots.LabelSnapshotMaxSize]
+	if !ok {
+		return 0, nil
+	}
+	size, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	if err != nil || size <= 0 {
+		return 0, fmt.Errorf("label %s=%q is no number of bytes: %w", snapshots.LabelSnapshotMaxSize, text, errdefs.ErrInvalidArgument)
+	}
+	size -= size % sector
+	if size <= on.floor {
+		return 0, nil
+	}
+	return size, nil
+}

@@ -1,0 +1,289 @@
+package snapshotter
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
+
+	"github.com/dmlayer/dmlayer/layer"
+)
+
+// Snapshotter is containerd's interface to a pool. It is safe for concurrent use, also together with other processes that use the pool.
+type Snapshotter struct {
+	store *layer.Store
+
+	mu    sync.Mutex
+	usage usage
+}
+
+var (
+	_ snapshots.Snapshotter = (*Snapshotter)(nil)
+	_ snapshots.Cleaner     = (*Snapshotter)(nil)
+)
+
+// New returns a snapshotter on a store, which stays the caller's and must outlive it.
+func New(store *layer.Store) *Snapshotter { return &Snapshotter{store: store} }
+
+// Close has nothing to release: snapshots stay as they are.
+func (s *Snapshotter) Close() error { return nil }
+
+// claimOf is by what name a key claims its node.
+func claimOf(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return "containerd-" + hex.EncodeToString(sum[:20])
+}
+
+// newNode returns a name for a node. Keys lead to nodes by documents, so it need only be unused.
+func newNode() string {
+	var b [10]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return "containerd-" + hex.EncodeToString(b[:])
+}
+
+// options applies what the caller asks for, and checks it.
+func options(key string, opts []snapshots.Opt) (snapshots.Info, error) {
+	var base snapshots.Info
+	if err := checkKey("key", key); err != nil {
+		return base, err
+	}
+	for _, opt := range opts {
+		if err := opt(&base); err != nil {
+			return base, err
+		}
+	}
+	return base, checkLabels(base.Labels)
+}
+
+// Prepare makes an active snapshot. Where it is to become a layer that the pool has, see the package's documentation.
+func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	base, err := options(key, opts)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := s.prepare(ctx, newRecord(snapshots.KindActive, key, parent, base.Labels))
+	return mounts, translated(err)
+}
+
+func newRecord(kind snapshots.Kind, key, parent string, labels map[string]string) record {
+	now := time.Now().UTC()
+	names := map[snapshots.Kind]string{snapshots.KindActive: "active", snapshots.KindView: "view", snapshots.KindCommitted: "committed"}
+	return record{Kind: names[kind], Parent: parent, Labels: maps.Clone(labels), Created: now, Updated: now, key: key}
+}
+
+func (s *Snapshotter) prepare(ctx context.Context, r record) ([]mount.Mount, error) {
+	on, err := s.stand(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if on.known != "" {
+		return s.prepareKnown(ctx, r, on)
+	}
+	size, err := on.size(r.Labels)
+	if err != nil {
+		return nil, err
+	}
+	return s.prepareNode(ctx, r, on.node, size, false)
+}
+
+// prepareNode makes a node for a snapshot.
+func (s *Snapshotter) prepareNode(ctx context.Context, r record, parent string, size int64, readOnly bool) ([]mount.Mount, error) {
+	r.node = newNode()
+	so := layer.SnapshotOptions{Parent: parent, Size: size, Attrs: map[string]string{attrKey: r.key}}
+	co := layer.ClaimOptions{Claim: claimOf(r.key), ReadOnly: readOnly}
+	_, d, err := s.store.Prepare(ctx, r.node, so, co, func(tx *layer.DocTx) error { return add(tx, r) })
+	if err != nil {
+		return nil, err
+	}
+	return mounts(d), nil
+}
+
+// add records a snapshot whose parent must be there still.
+func add(tx documents, r record) error {
+	if err := free(tx, r.key); err != nil {
+		return err
+	}
+	if _, err := parentOf(tx, r); err != nil {
+		return err
+	}
+	return put(tx, r)
+}
+
+// View makes a read-only snapshot: of a committed one without a device of its own, of nothing with one.
+func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snapshots.Opt) ([]mount.Mount, error) {
+	base, err := options(key, opts)
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := s.view(ctx, newRecord(snapshots.KindView, key, parent, base.Labels))
+	return mounts, translated(err)
+}
+
+func (s *Snapshotter) view(ctx context.Context, r record) ([]mount.Mount, error) {
+	if r.Parent == "" {
+		if _, err := s.stand(ctx, r); err != nil {
+			return nil, err
+		}
+		return s.prepareNode(ctx, r, "", 0, true)
+	}
+	// The document comes first: a claim that nothing names would stay.
+	err := s.store.UpdateDocuments(ctx, func(tx *layer.DocTx) error {
+		if err := free(tx, r.key); err != nil {
+			return err
+		}
+		p, err := parentOf(tx, r)
+		if err != nil {
+			return err
+		}
+		r.node = p.node
+		return put(tx, r)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return s.activate(ctx, r)
+}
+
+// Mounts returns how an active snapshot or a view is mounted, and sees to it that its device is there: after a reboot it is not.
+func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, error) {
+	r, err := s.lookup(ctx, key)
+	if err == nil && r.kind() == snapshots.KindCommitted {
+		err = fmt.Errorf("snapshot %q is committed, neither active nor a view: %w", key, errdefs.ErrFailedPrecondition)
+	}
+	if err != nil {
+		return nil, translated(err)
+	}
+	mounts, err := s.activate(ctx, r)
+	return mounts, translated(err)
+}
+
+func (s *Snapshotter) activate(ctx context.Context, r record) ([]mount.Mount, error) {
+	readOnly := r.kind() == snapshots.KindView || r.Staged
+	d, err := s.store.Activate(ctx, r.node, layer.ClaimOptions{Claim: claimOf(r.key), ReadOnly: readOnly})
+	if err != nil {
+		return nil, err
+	}
+	return mounts(d), nil
+}
+
+// mounts describes how a device is mounted. Its path is a link that lasts as long as the snapshot, so that it serves those who hand the device
+// itself to a virtual machine.
+func mounts(d layer.Device) []mount.Mount {
+	options := d.Options
+	if !d.ReadOnly {
+		options = append(options, "rw")
+	}
+	return []mount.Mount{{Type: d.FS, Source: d.Path, Options: options}}
+}
+
+// lookup reads one snapshot.
+func (s *Snapshotter) lookup(ctx context.Context, key string) (record, error) {
+	var r record
+	err := checkKey("key", key)
+	if err == nil {
+		err = s.store.ViewDocuments(ctx, func(tx *layer.DocTx) (err error) {
+			r, err = get(tx, key)
+			return err
+		})
+	}
+	return r, err
+}
+
+// Commit turns an active snapshot into a layer. When it returns, the layer is whole on the disk.
+func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snapshots.Opt) error {
+	base, err := options(name, opts)
+	if err == nil {
+		err = checkKey("key", key)
+	}
+	if err == nil {
+		err = s.commit(ctx, name, key, base)
+	}
+	return translated(err)
+}
+
+func (s *Snapshotter) commit(ctx context.Context, name, key string, base snapshots.Info) error {
+	var from record
+	err := s.store.ViewDocuments(ctx, func(tx *layer.DocTx) (err error) {
+		from, err = committable(tx, name, key)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if base.Parent != "" && base.Parent != from.Parent {
+		if !from.Staged || from.Parent != "" {
+			return fmt.Errorf("snapshot %q stands on %q and cannot be put on %q: %w", key, from.Parent, base.Parent, errdefs.ErrInvalidArgument)
+		}
+	}
+	to := newRecord(snapshots.KindCommitted, name, from.Parent, base.Labels)
+	if from.Staged {
+		if base.Parent != "" {
+			to.Parent = base.Parent
+		}
+		return s.commitStaged(ctx, from, to)
+	}
+	to.node = newNode()
+	_, err = s.store.Commit(ctx, from.node, to.node, layer.CommitOptions{
+		Move: true, Claim: claimOf(key), Attrs: map[string]string{attrKey: name},
+		Documents: func(tx *layer.DocTx) error { return replace(tx, from, to) },
+	})
+	return err
+}
+
+// committable returns the active snapshot that is to be committed under a name.
+func committable(tx documents, name, key string) (record, error) {
+	if err := free(tx, name); err != nil {
+		return record{}, err
+	}
+	r, err := get(tx, key)
+	if err == nil && r.kind() != snapshots.KindActive {
+		err = fmt.Errorf("snapshot %q is not active: %w", key, errdefs.ErrFailedPrecondition)
+	}
+	return r, err
+}
+
+// replace records a committed snapshot in the place of the active one that it was.
+func replace(tx documents, from, to record) error {
+	if _, err := committable(tx, to.key, from.key); err != nil {
+		return err
+	}
+	if err := remove(tx, from); err != nil {
+		return err
+	}
+	return put(tx, to)
+}
+
+// Remove removes a snapshot that is no parent. Its layer stays where other keys or images need it. It waits for nobody: what somebody has
+// mounted still goes with him.
+func (s *Snapshotter) Remove(ctx context.Context, key string) error {
+	r, err := s.lookup(ctx, key)
+	if err != nil {
+		return translated(err)
+	}
+	claim := claimOf(key)
+	if r.kind() == snapshots.KindCommitted {
+		claim = ""
+	}
+	_, err = s.store.Drop(ctx, r.node, claim, func(tx *layer.DocTx) error {
+		now, err := get(tx, key)
+		if err != nil {
+			return err
+		}
+		if err := childless(tx, key); err != nil {
+			return err
+		}
+		return remove(tx, now)
+	})
+	return translated(err)
+}
+
+// Cleanup finishes what removals have left: containerd calls it when it has collected garbage.
+func (s *Snapshotter) Cleanup(ctx context.Context) error { return translated(s.store.Sweep(ctx)) }

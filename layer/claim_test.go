@@ -1,0 +1,152 @@
+package layer_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/layer"
+	"github.com/dmlayer/dmlayer/pool"
+	"github.com/dmlayer/dmlayer/test/pooltest"
+)
+
+// mountDevice mounts as a container engine does that was told of a device.
+func mountDevice(t *testing.T, d layer.Device) string {
+	t.Helper()
+	dir := t.TempDir()
+	p, flags := "", uintptr(0)
+	for _, o := range d.Options {
+		if o == "ro" {
+			flags |= unix.MS_RDONLY
+			continue
+		}
+		p += "," + o
+	}
+	must(t, unix.Mount(d.Path, dir, d.FS, flags, p[min(1, len(p)):]))
+	t.Cleanup(func() { _ = unix.Unmount(dir, 0) })
+	return dir
+}
+
+// TestActivateForOthers goes through the life of a snapshot that somebody else mounts.
+func TestActivateForOthers(t *testing.T) {
+	for _, fs := range fileSystems {
+		t.Run(fs, func(t *testing.T) {
+			e := pooltest.New(t, pool.Spec{FS: fs})
+			s := e.Open(t)
+			ctx := pooltest.Context(t)
+			makeLayer(t, s, "base", "", baseFiles)
+			so := layer.SnapshotOptions{Parent: "base", Size: grown}
+			mine := layer.ClaimOptions{Claim: testClaim}
+			_, d, err := s.Prepare(ctx, "s", so, mine, nil)
+			must(t, err)
+			dir := mountDevice(t, d)
+			must(t, sameFiles("the mount", dir, baseFiles))
+			if size, err := pooltest.FSSize(dir); err != nil || size < grown*9/10 {
+				t.Errorf("the file system has %d bytes of %d, %v", size, grown, err)
+			}
+			must(t, os.WriteFile(filepath.Join(dir, "s"), []byte("of the snapshot"), 0o600))
+
+			again, err := s.Activate(ctx, "s", mine)
+			if err != nil || again.Path != d.Path || !slices.Equal(again.Options, d.Options) {
+				t.Errorf("activated again: %+v, %v; before %+v", again, err, d)
+			}
+			_, err = s.Mount(ctx, "s", "", layer.MountOptions{})
+			mustFail(t, err, layer.ErrBusy)
+			_, err = s.Attach(ctx, "s", false)
+			mustFail(t, err, layer.ErrBusy)
+			mustFail(t, s.Remove(ctx, "s"), layer.ErrBusy)
+
+			// Its user still has it mounted when he commits it.
+			_, err = s.Commit(ctx, "s", "l", layer.CommitOptions{Move: true, Claim: testClaim})
+			must(t, err)
+			must(t, os.WriteFile(filepath.Join(dir, "late"), nil, 0o600))
+			must(t, unix.Unmount(dir, 0))
+			must(t, s.View(ctx, []string{"l"}, func(_ context.Context, roots []string) error { return sameFiles("l", roots[0], snapFiles) }))
+			if _, err := os.Lstat(d.Path); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the link stays: %v", err)
+			}
+		})
+	}
+}
+
+// TestSharedReadOnly has two users of one layer, who share its device.
+func TestSharedReadOnly(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	ctx := pooltest.Context(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	one, err := s.Activate(ctx, "base", layer.ClaimOptions{Claim: "one"})
+	must(t, err)
+	two, err := s.Activate(ctx, "base", layer.ClaimOptions{Claim: "two"})
+	must(t, err)
+	if one.Path != two.Path || !one.ReadOnly || !slices.Contains(one.Options, "ro") {
+		t.Errorf("%+v and %+v", one, two)
+	}
+	must(t, s.Deactivate(ctx, "base", "one"))
+	must(t, sameFiles("the mount", mountDevice(t, two), baseFiles))
+	removed, err := s.Drop(ctx, "base", "two", func(*layer.DocTx) error { return nil })
+	if err != nil || removed {
+		t.Errorf("a layer that somebody has mounted is removed: %v, %v", removed, err)
+	}
+	mustFail(t, s.Deactivate(ctx, "base", "Odd/../claim"), layer.ErrInvalid)
+	_, err = s.Activate(ctx, "base", layer.ClaimOptions{Claim: "attached"})
+	mustFail(t, err, layer.ErrInvalid)
+}
+
+// TestDropWaitsForNobody removes a snapshot that is mounted, and what needs none of its users.
+func TestDropWaitsForNobody(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	ctx := pooltest.Context(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	_, d, err := s.Prepare(ctx, "s", layer.SnapshotOptions{Parent: "base"}, layer.ClaimOptions{Claim: testClaim}, noted("p"))
+	must(t, err)
+	dir := mountDevice(t, d)
+	removed, err := s.Drop(ctx, "s", testClaim, forgotten("p"))
+	if err != nil || !removed {
+		t.Fatalf("removed %v, %v", removed, err)
+	}
+	_, err = s.Get(ctx, "s")
+	mustFail(t, err, layer.ErrNotFound)
+	// Its user goes on, on blocks that nobody took.
+	must(t, os.WriteFile(filepath.Join(dir, "w"), []byte("alive"), 0o600))
+	must(t, sameFiles("the mount", dir, map[string]string{"a": "1", "w": "alive"}))
+	must(t, unix.Unmount(dir, 0))
+	must(t, s.Sweep(ctx))
+	must(t, e.CheckLive(ctx))
+}
+
+// TestOwn tells what was written into nodes, overwrites included, and of a removed one nothing.
+func TestOwn(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	ctx := pooltest.Context(t)
+	_, err := s.CreateLayer(ctx, "base", layer.LayerOptions{}, func(_ context.Context, w *layer.LayerWriter) error {
+		return os.WriteFile(filepath.Join(w.Root(), "big"), make([]byte, 4<<20), 0o600)
+	})
+	must(t, err)
+	makeSnapshot(t, s, "idle", "base")
+	makeSnapshot(t, s, "s", "base")
+	f, err := os.OpenFile(filepath.Join(mount(t, s, "s"), "big"), os.O_WRONLY, 0)
+	must(t, err)
+	_, err = f.Write(slices.Repeat([]byte("x"), 1<<20))
+	must(t, errors.Join(err, f.Close()))
+	unmount(t, s, "s")
+	own, at, err := s.Own(ctx, []string{"base", "s", "idle", "nobody"})
+	must(t, err)
+	if own["base"] < 4<<20 || own["s"] < 1<<20 || own["s"] > 3<<20 || own["idle"] != 0 || len(own) != 3 {
+		t.Errorf("own %v", own)
+	}
+	if now, err := s.Moment(ctx); err != nil || now != at {
+		t.Errorf("moment %+v, %+v, %v", now, at, err)
+	}
+	must(t, s.Remove(ctx, "idle"))
+	if now, err := s.Moment(ctx); err != nil || now == at {
+		t.Errorf("moment after a removal %+v, %v", now, err)
+	}
+}

@@ -1,0 +1,61 @@
+package pool
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
+)
+
+// Descent is a thin device and the one that it began as a snapshot of, 0 for none.
+type Descent struct{ Of, From metadata.ThinID }
+
+// Own tells how many bytes each of the devices has that the one it began as has not, by the key under which it is asked for: what was written into it,
+// overwrites included. Devices that are gone are left out. It is read at one moment, and what two devices share is not read. The errors are those
+// of ReadMetadata.
+func (s *Session) Own(ctx context.Context, devices map[string]Descent) (map[string]int64, error) {
+	own := make(map[string]int64, len(devices))
+	err := s.ReadMetadata(ctx, func(m *thinmeta.Metadata) error {
+		for key, d := range devices {
+			blocks, err := difference(ctx, m, d)
+			if errors.Is(err, thinmeta.ErrNoDevice) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			own[key] = int64(blocks) * s.p.record.BlockSize
+		}
+		return nil
+	})
+	if errors.Is(err, thinmeta.ErrDamaged) {
+		err = fmt.Errorf("%w: %w", err, errs.ErrDamaged)
+	}
+	return own, err
+}
+
+// difference counts the blocks that a device has and the one that it began as has not.
+func difference(ctx context.Context, m *thinmeta.Metadata, d Descent) (uint64, error) {
+	var blocks uint64
+	if d.From == 0 {
+		for run, err := range m.Mappings(ctx, uint64(d.Of)) {
+			if err != nil {
+				return 0, err
+			}
+			blocks += run.Length
+		}
+		return blocks, nil
+	}
+	for run, err := range m.Diff(ctx, uint64(d.From), uint64(d.Of), thinmeta.DiffOptions{}) {
+		if err != nil {
+			return 0, err
+		}
+		if run.Change == thinmeta.Different || run.Change == thinmeta.RightOnly {
+			blocks += run.Length
+		}
+	}
+	return blocks, nil
+}
