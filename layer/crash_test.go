@@ -22,6 +22,11 @@ var childOperations = pooltest.Operations{
 	"exhausted": childExhausted,
 	"pool":      childPool,
 	"child of":  childOf,
+	"node":      childNode,
+	"open":      childOpen,
+	"pool":      childPool,
+	"device":    childDevice,
+	"child of":  childOf,
 
 	"die viewing":  childViewing(unix.SIGKILL),
 	"stop viewing": childViewing(unix.SIGSTOP),
