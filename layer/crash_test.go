@@ -22,17 +22,13 @@ var childOperations = pooltest.Operations{
 	"exhausted": childExhausted,
 	"pool":      childPool,
 	"child of":  childOf,
-	"node":      childNode,
-	"open":      childOpen,
-	"pool":      childPool,
-	"device":    childDevice,
-	"child of":  childOf,
 
 	"die viewing":  childViewing(unix.SIGKILL),
 	"stop viewing": childViewing(unix.SIGSTOP),
 	"hammer":       childHammer,
 	"load":         childLoad,
 	"repair":       childRepair,
+	"device":       childDevice,
 }
 
 // childNode runs one of nodeOperations: Args are the file system, its name and the prefix.
