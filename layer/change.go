@@ -184,7 +184,7 @@ func (s *Store) Rename(ctx context.Context, old, new string) error {
 	if err := pool.ValidateName("node", new); err != nil {
 		return err
 	}
-	return opError("rename", old, s.withNode(ctx, s.begin, old, func(o *op, n metadata.Node) error { return o.rename(ctx, n, new) }))
+	return opError("rename", old, s.withNode(ctx, s.beginWrite, old, func(o *op, n metadata.Node) error { return o.rename(ctx, n, new) }))
 }
 
 func (o *op) rename(ctx context.Context, n metadata.Node, new string) error {
@@ -200,7 +200,7 @@ func (o *op) rename(ctx context.Context, n metadata.Node, new string) error {
 
 // Label sets and removes labels of a node.
 func (s *Store) Label(ctx context.Context, name string, set map[string]string, remove []string) error {
-	return opError("label", name, s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error { return o.label(ctx, n, set, remove) }))
+	return opError("label", name, s.withNode(ctx, s.beginWrite, name, func(o *op, n metadata.Node) error { return o.label(ctx, n, set, remove) }))
 }
 
 func (o *op) label(ctx context.Context, n metadata.Node, set map[string]string, remove []string) error {

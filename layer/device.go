@@ -52,6 +52,11 @@ func (o *op) dm() *devmapper.Client { return o.s.pool.Devmapper() }
 // held. A node that is active in the other way (read-only, writable) is activated anew if nobody uses
 // it, and ErrBusy otherwise; a writable device serves a reader.
 func (o *op) openDevice(ctx context.Context, n metadata.Node, readOnly bool) (*device, error) {
+	if !readOnly {
+		if err := o.mayWrite(); err != nil {
+			return nil, err
+		}
+	}
 	for {
 		if err := ctx.Err(); err != nil {
 			return nil, fmt.Errorf("open thin device %d: %w", n.ID, err)
@@ -74,6 +79,15 @@ func (o *op) openDevice(ctx context.Context, n metadata.Node, readOnly bool) (*d
 			return d, nil
 		}
 	}
+}
+
+// mayWrite is ErrDamaged where the pool can only be read, as it was seen when the operation began. One that only takes devices away
+// has not looked.
+func (o *op) mayWrite() error {
+	if o.Thin == nil {
+		return nil
+	}
+	return o.Writable()
 }
 
 // activate makes sure that the node has a device of the right kind. It returns nil where the device

@@ -157,6 +157,9 @@ func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readO
 	}
 	// The open descriptor keeps the minor number ours until the mount holds it.
 	mount := fsutil.MountOptions{Type: fsutil.Type(n.FS), ReadOnly: readOnly, Extra: append(slices.Clone(o.s.pool.Record().MountOptions), extra...)}
+	if readOnly && n.Kind != metadata.KindLayer {
+		mount.Extra = append(mount.Extra, o.withoutReplay(d, n)...)
+	}
 	err = fsutil.Mount(ctx, d.path, dir, mount)
 	if err == nil {
 		err = pointMountMounted.Hit()
@@ -171,6 +174,21 @@ func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readO
 		err = cerr
 	}
 	return err
+}
+
+// withoutReplay returns the option that leaves a journal alone, where the pool can only be read and nothing can be replayed. What
+// it holds is missing then.
+func (o *op) withoutReplay(d *device, n metadata.Node) []string {
+	if o.mayWrite() == nil {
+		return nil
+	}
+	if fs, err := fsutil.ReadFS(d.File); err != nil || fs.NeedsRecovery {
+		o.s.log.Warn("the pool can only be read: no journal is replayed, and what was written last may be missing", "node", n.Name)
+	}
+	if fsutil.Type(n.FS) == fsutil.XFS {
+		return []string{"norecovery"}
+	}
+	return []string{"noload"}
 }
 
 // growBehind finishes a growth of the file system that a crash interrupted, or that was left to the

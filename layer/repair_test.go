@@ -145,7 +145,8 @@ func TestRepairNeedsCheck(t *testing.T) {
 	e, m := brokenPool(t)
 	m.wantCheck()
 	m.save()
-	mustFail(t, pool.Start(pooltest.Context(t), e.Dirs, e.Name), layer.ErrDamaged)
+	wantFound(t, e, "needs-check")
+	must(t, pool.Start(pooltest.Context(t), e.Dirs, e.Name)) // to be read
 	wantFound(t, e, "needs-check")
 	r := repair(t, e)
 	if !r.Sound || len(r.Losses) > 0 || r.Old == "" {

@@ -63,6 +63,9 @@ func (s *Store) open(ctx context.Context) error {
 	if err := o.Pair(ctx); err != nil {
 		return err
 	}
+	if err := o.Writable(); err != nil {
+		s.log.Warn("the pool can only be read", "error", err, "hint", errs.Hint(err))
+	}
 	err = o.recover(ctx)
 	if err != nil && ctx.Err() == nil {
 		// What one leftover prevents must not keep the rest from being used.
@@ -205,6 +208,9 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 	var gone map[metadata.ThinID]bool
 	var low, high metadata.ThinID
 	var version uint64
+	if err := o.mayWrite(); err != nil {
+		return err
+	}
 	err := o.Records.Update(ctx, func(tx *metadata.Tx) error {
 		version = tx.Version()
 		if err := o.CheckLocks(); err != nil {

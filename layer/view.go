@@ -66,13 +66,17 @@ func (o *op) mountView(ctx context.Context, n metadata.Node) (*fsutil.Detached, 
 		if notFoundIsNil(err) != nil {
 			return nil, err
 		}
-		readOnly = err == nil && info.ReadOnly // somebody has it so
+		readOnly = err == nil && info.ReadOnly || err != nil && o.mayWrite() != nil // somebody has it so, or nobody can write
 	}
 	d, err := o.openDevice(ctx, n, readOnly)
 	if err != nil {
 		return nil, err
 	}
-	m, err := fsutil.DetachedMount(ctx, d.path, fsutil.MountOptions{Type: fsutil.Type(n.FS), ReadOnly: readOnly, MountReadOnly: true})
+	mount := fsutil.MountOptions{Type: fsutil.Type(n.FS), ReadOnly: readOnly, MountReadOnly: true}
+	if readOnly && n.Kind != metadata.KindLayer {
+		mount.Extra = o.withoutReplay(d, n)
+	}
+	m, err := fsutil.DetachedMount(ctx, d.path, mount)
 	return m, errors.Join(err, d.Close())
 }
 

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -134,8 +136,11 @@ func (s *Session) makeLabel() error {
 
 // checkLabel tells whether data and metadata are this pool's.
 func (s *Session) checkLabel() error {
-	return s.withLabel(false, func(f *os.File) error {
+	err := s.withLabel(false, func(f *os.File) error {
 		l, err := decodeLabel(f)
+		if unreadable(err) {
+			return err
+		}
 		if err != nil {
 			return s.p.mispaired("%v", err)
 		}
@@ -144,4 +149,16 @@ func (s *Session) checkLabel() error {
 		}
 		return nil
 	})
+	if unreadable(err) {
+		err = fmt.Errorf("%w: %w", errUnreadableLabel, err)
+	}
+	return err
+}
+
+// errUnreadableLabel says that nothing tells whose the data is, as the metadata or the disk is damaged where the label was.
+var errUnreadableLabel = fmt.Errorf("the label of the pool cannot be read: %w", errs.ErrDamaged)
+
+// unreadable tells whether an error is of damaged metadata or of a disk, rather than of what was read.
+func unreadable(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EILSEQ) || errors.Is(err, unix.ENODATA) || errors.Is(err, thinpool.ErrNoDevice)
 }

@@ -70,6 +70,15 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err = s.activate(ctx, b, record); err == nil {
 		err = s.meet(ctx)
 	}
+	if errors.Is(err, errUnreadableLabel) {
+		p.log.Warn("the pool's label cannot be read: the pool is started read-only", "pool", p.files.name, "error", err)
+		if err = s.deactivateAll(ctx); err == nil {
+			err = s.activateFor(ctx, b, record, true)
+		}
+		if err == nil {
+			err = s.meet(ctx)
+		}
+	}
 	if err == nil {
 		return p.unmarkStarting()
 	}
@@ -113,20 +122,25 @@ func (p *Pool) startDied() bool {
 	return err == nil
 }
 
-// meet checks that the pool that was just activated is ours, and marks the start.
+// meet checks that the pool that was just activated is ours, and marks the start. One that takes no messages keeps the marks that it has.
 func (s *Session) meet(ctx context.Context) error {
 	if err := pointStartActivated.Hit(); err != nil {
 		return err
 	}
 	return s.withPoolLock(ctx, func() error {
-		if _, err := s.pairLocked(ctx); err != nil {
+		writable := s.Status.Commits()
+		if _, err := s.pairLocked(ctx); err != nil && (writable || !errors.Is(err, errLater)) {
 			return err
 		}
 		if err := pointStartPaired.Hit(); err != nil {
 			return err
 		}
-		if err := s.checkLabel(); err != nil {
+		// Of a pool that is damaged the transaction id, a random number, must do where the label is hit.
+		if err := s.checkLabel(); err != nil && (writable || !errors.Is(err, errUnreadableLabel)) {
 			return err
+		}
+		if !writable {
+			return nil
 		}
 		// Of the superblock alone: the record that was read when the pool was opened may be of an earlier life.
 		taken, err := s.p.snapshotsTaken(metadata.Pool{})
@@ -141,8 +155,13 @@ func (s *Session) meet(ctx context.Context) error {
 }
 
 // activate brings the pool's devices up from its backing, as large as they are now. Of a pool that should exist the superblock
-// is looked at first: the kernel would format a blank one.
+// is looked at first: the kernel would format a blank one. A pool that needs a check is only read.
 func (s *Session) activate(ctx context.Context, b backing, record metadata.Pool) error {
+	return s.activateFor(ctx, b, record, false)
+}
+
+// activateFor is activate, where readOnly for reading alone: the kernel takes no messages then, and no write that needs a block.
+func (s *Session) activateFor(ctx context.Context, b backing, record metadata.Pool, readOnly bool) error {
 	p := s.p
 	if err := makeDirs(p.StateDir()); err != nil {
 		return err
@@ -161,6 +180,7 @@ func (s *Session) activate(ctx context.Context, b backing, record metadata.Pool)
 		if err != nil {
 			return err
 		}
+		readOnly = readOnly || sb.NeedsCheck
 		// What the pool has taken it keeps: a growth that died may have recorded that more is held.
 		held = min(held, max(a.metadataSize-int64(sb.MetadataSpace.Blocks)*thinmeta.BlockSize, 0))
 	}
@@ -169,6 +189,7 @@ func (s *Session) activate(ctx context.Context, b backing, record metadata.Pool)
 		return err
 	}
 	table := p.table(record, meta, data, a.dataSize)
+	table.ReadOnly = readOnly
 	length := devmapper.SectorsOf(uint64(a.dataSize / p.record.BlockSize * p.record.BlockSize))
 	if err := pointStartMetadata.Hit(); err != nil {
 		return errors.Join(err, p.removeLinear())
@@ -210,10 +231,6 @@ func (p *Pool) checkSuperblock(path string, start int64) (sb thinmeta.Superblock
 	if err != nil {
 		return sb, errs.WithHint(fmt.Errorf("metadata of pool %q: %w: %w", p.files.name, err, errs.ErrDamaged),
 			"dmlayer pool check "+p.files.name+" says more, and with --repair has it repaired. Nothing was changed")
-	}
-	if sb.NeedsCheck {
-		return sb, errs.WithHint(fmt.Errorf("metadata of pool %q needs a check: %w", p.files.name, errs.ErrDamaged),
-			"dmlayer pool check --repair "+p.files.name+" checks it, and repairs what is damaged")
 	}
 	if got := int64(sb.DataBlockSize) * int64(devmapper.SectorSize); got != p.record.BlockSize {
 		return sb, p.mispaired("blocks of %d bytes, the record says %d", got, p.record.BlockSize)
