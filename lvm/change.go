@@ -173,6 +173,24 @@ func (c *Client) Deactivate(ctx context.Context, lvs ...LV) error {
 	return c.onLVs(ctx, "deactivate", lvs, "lvchange", "-an")
 }
 
+// ActivateComponent makes a hidden volume readable, of a volume that is not active, and DeactivateComponent takes it away again.
+// lvm2 wants it by its name.
+func (c *Client) ActivateComponent(ctx context.Context, lv LV) error {
+	return c.component(ctx, lv, "activate", "-ay")
+}
+
+// DeactivateComponent undoes ActivateComponent.
+func (c *Client) DeactivateComponent(ctx context.Context, lv LV) error {
+	return c.component(ctx, lv, "deactivate", "-an")
+}
+
+func (c *Client) component(ctx context.Context, lv LV, what, how string) error {
+	if _, err := c.command(ctx, "lvchange", "-y", how, "--", lv.VG+"/"+lv.Name); err != nil {
+		return fmt.Errorf("%s %s/%s: %w", what, lv.VG, lv.Name, err)
+	}
+	return nil
+}
+
 // Refresh makes the kernel's devices of active volumes of one group what lvm2 says that they are, and resumes them: a command
 // that died may have left them otherwise.
 func (c *Client) Refresh(ctx context.Context, lvs ...LV) error {

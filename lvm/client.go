@@ -108,11 +108,16 @@ func ownDevices() []string {
 
 // filter returns the machine's own filter, in the language of lvm2's configuration.
 func (c *Client) filter(ctx context.Context) (string, error) {
-	out, err := c.start(ctx, "lvmconfig", "--typeconfig", "full", "--valuesonly", "devices/global_filter")
+	// 2.03.16 has no --valuesonly.
+	out, err := c.start(ctx, "lvmconfig", "--typeconfig", "full", "devices/global_filter")
 	if err != nil {
 		return "", fmt.Errorf("read the filter of lvm2: %w", err)
 	}
-	return strings.TrimSpace(string(out)), nil
+	_, value, found := strings.Cut(string(out), "=")
+	if !found {
+		return "", errors.New("read the filter of lvm2: there is none in the output")
+	}
+	return strings.TrimSpace(value), nil
 }
 
 // reject puts patterns that reject devices before those of a filter. A device is taken if any of its names is accepted, so

@@ -142,7 +142,7 @@ func (spec *Spec) lies(ctx context.Context, uuid string) (b metadata.Backing, er
 
 // defaultDiscard is what becomes of blocks that nodes give back: files become smaller, disks are told only where that is asked for.
 func defaultDiscard(backing string) string {
-	if backing == BackingDevice {
+	if backing != BackingLoopback {
 		return "nopassdown"
 	}
 	return "passdown"
@@ -328,7 +328,7 @@ func (s *Session) create(ctx context.Context) error {
 		return tx.PutPool(r)
 	})
 	if err == nil {
-		_ = removeFiles(p.files.savedDisks()) // else the next start does it
+		_ = p.files.forgetDisk() // else the next start does it
 	}
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/lvm"
+	"github.com/dmlayer/dmlayer/metadata"
 )
 
 // BackingLVM is a pool on two logical volumes of a volume group.
@@ -121,7 +122,7 @@ func (v volumes) missing(err error) error {
 }
 
 // dmUUIDs returns the UUIDs of the volumes' devices, which are known once the pool has been made.
-func (v volumes) dmUUIDs() (data, metadata devmapper.UUID) {
+func (v volumes) dmUUIDs() (data, meta devmapper.UUID) {
 	l := v.p.record.Backing.LVM
 	if l.DataUUID == "" || l.MetadataUUID == "" {
 		return "", ""
@@ -208,6 +209,11 @@ func (v volumes) ready(ctx context.Context) (holding, error) {
 	}
 	if err := v.lvm.Refresh(ctx, stale...); err != nil {
 		return h, err
+	}
+	if v.p.record.State == metadata.PoolReady {
+		if err := v.p.files.forgetDisk(); err != nil { // of a create that died once the pool was made
+			return h, err
+		}
 	}
 	return h, v.lvm.Activate(ctx, sleeping...)
 }

@@ -118,6 +118,12 @@ func (v volumes) create(ctx context.Context) error {
 	r := &v.p.record
 	l := r.Backing.LVM
 	if l.MadeVG {
+		// Held until the volumes are active, which keep others away.
+		unlock, err := v.p.files.lockDisks(ctx)
+		if err != nil {
+			return err
+		}
+		defer unlock()
 		if err := v.makeGroup(ctx); err != nil {
 			return err
 		}
@@ -152,7 +158,11 @@ func (v volumes) create(ctx context.Context) error {
 		return err
 	}
 	l.VGUUID, l.DataUUID, l.MetadataUUID = vg.UUID, h.data[0].UUID, h.metadata[0].UUID
-	return v.p.files.makeSpare(ctx, r.Backing.MetadataSize)
+	// Where the host has no room for a spare the pool is made all the same, and pool check says so.
+	if err := v.p.files.makeSpare(ctx, r.Backing.MetadataSize); err != nil && !errors.Is(err, errs.ErrNoSpace) {
+		return err
+	}
+	return nil
 }
 
 // makeVolume makes one, at its places if they are given and can be had.

@@ -5,17 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
-	"strings"
 
-	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/lvm"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
 )
 
 var (
@@ -25,6 +23,7 @@ var (
 	pointLVMGroup        = fault.New("pool.lvm.group")
 	pointLVMGroupRemoved = fault.New("pool.lvm.group-removed")
 	pointLVMPVRemoved    = fault.New("pool.lvm.physical-volume-removed")
+	pointLVMDiskRestored = fault.New("pool.lvm.disk-restored")
 )
 
 // What a physical volume has before its first extent, and how large the extents are that lvm2 makes.
@@ -33,72 +32,40 @@ const (
 	pvExtent = 4 << 20
 )
 
-// lookAtDisk opens a disk for nobody else, and tells what it is and what would have to be wiped on it. One that somebody uses is
-// ErrBusy, and so is one that carries something, unless that may be wiped. What could not be told is taken for use.
-func lookAtDisk(path string, wipe bool) (_ *os.File, d fsutil.Disk, ranges []fsutil.Range, err error) {
-	refuse := func(format string, args ...any) error {
-		return fmt.Errorf("%s: %s: %w", path, fmt.Sprintf(format, args...), errs.ErrBusy)
+// takeDisk opens a disk for nobody else, and tells what would have to be wiped on it. One that somebody uses is ErrBusy, one that
+// carries something ErrExists unless that may be wiped; "could not tell" is "in use".
+func takeDisk(ctx context.Context, path string, wipe bool) (t *takenDisk, err error) {
+	t = &takenDisk{role: "LVM", path: path}
+	if err := lookAtDisk(t); err != nil {
+		return nil, err
 	}
-	f, err := fsutil.OpenExclusive(path, true)
-	if errors.Is(err, errs.ErrBusy) {
-		return nil, d, nil, errors.Join(err, usersOf(path))
+	d := &rawDevices{wipe: wipe}
+	if err = d.claim(t); err == nil {
+		err = within(ctx, func() error { return d.blank(t) })
 	}
-	if err != nil {
-		return nil, d, nil, err
+	if err != nil && t.file != nil {
+		err = errors.Join(err, t.file.Close())
 	}
-	defer func() {
-		if err != nil {
-			_ = f.Close()
-		}
-	}()
-	if d, err = fsutil.DescribeDisk(f); err != nil {
-		return nil, d, nil, err
-	}
-	if d.ReadOnly {
-		return nil, d, nil, fmt.Errorf("%s is read-only: %w", path, errs.ErrInvalid)
-	}
-	if err := sectorsFit(d); err != nil {
-		return nil, d, nil, err
-	}
-	users, err := fsutil.Users(d.DevNum)
-	if err != nil {
-		return nil, d, nil, refuse("could not tell who uses it: %v", err)
-	}
-	if len(users) > 0 {
-		return nil, d, nil, refuse("%s", joinUsers(users))
-	}
-	parts, err := fsutil.Partitions(d.DevNum)
-	if err == nil {
-		ranges, err = fsutil.SignatureRanges(f, d.Size)
-	}
-	if err != nil {
-		return nil, d, nil, refuse("could not tell what is on it: %v", err)
-	}
-	if wipe || len(ranges)+len(parts) == 0 {
-		return f, d, ranges, nil
-	}
-	found, err := fsutil.ProbeReader(f, d.Size)
-	what := ""
-	for _, s := range found {
-		what += ", " + s.String()
-	}
-	if len(parts) > 0 {
-		what += ", partitions " + strings.Join(parts, " ")
-	}
-	err = errors.Join(refuse("it carries %s", strings.TrimPrefix(what, ", ")), err)
-	return nil, d, nil, errs.WithHint(err, "--force wipes it; what is on it is lost")
+	return t, err
 }
 
-func usersOf(path string) error {
-	num, err := fsutil.DevNumOf(path)
+// lookAtDisk tells whether a disk can hold a volume group at all.
+func lookAtDisk(t *takenDisk) error {
+	f, err := fsutil.OpenDevice(t.path, false)
 	if err != nil {
 		return err
 	}
-	users, err := fsutil.Users(num)
-	if err != nil || len(users) == 0 {
+	defer f.Close()
+	if t.disk, err = fsutil.DescribeDisk(f); err != nil {
 		return err
 	}
-	return errors.New(joinUsers(users))
+	switch {
+	case t.disk.ReadOnly:
+		return fmt.Errorf("%s is read-only: %w", t.part(), errs.ErrUnsupported)
+	case t.disk.SectorSize > maxDiskSector:
+		return fmt.Errorf("%s has sectors of %d bytes: %w", t.part(), t.disk.SectorSize, errs.ErrUnsupported)
+	}
+	return nil
 }
 
 // planGroup looks at the disk on which a volume group is to be made.
@@ -107,11 +74,11 @@ func (spec *Spec) planGroup(ctx context.Context, c *lvm.Client, uuid string) (*m
 	if err != nil {
 		return nil, err
 	}
-	f, d, _, err := lookAtDisk(path, spec.Force)
+	t, err := takeDisk(ctx, path, spec.Force)
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Close(); err != nil {
+	if err := t.file.Close(); err != nil {
 		return nil, err
 	}
 	l := &metadata.LVM{MadeVG: true, Device: path, VG: "dmlayer-" + spec.Name}
@@ -123,72 +90,60 @@ func (spec *Spec) planGroup(ctx context.Context, c *lvm.Client, uuid string) (*m
 		l.VG = "dmlayer-" + uuid[:12]
 	}
 	l.DataLV, l.MetadataLV = volumeNames(l.VG, spec.Name, uuid)
-	free := max(d.Size-pvHead, 0) / pvExtent * pvExtent
+	free := max(t.disk.Size-pvHead, 0) / pvExtent * pvExtent
 	if err := spec.fit(lvm.VG{Name: l.VG, ExtentSize: pvExtent, Free: free}); err != nil {
-		return nil, errs.WithHint(err, fmt.Sprintf("%s has %d bytes", path, d.Size))
+		return nil, errs.WithHint(err, fmt.Sprintf("%s has %d bytes", path, t.disk.Size))
 	}
 	return l, nil
 }
 
-// savedDisk tells of a disk what was on it before a create, in the places that a create writes to. The bytes are in a file beside
-// this, one range after the other.
-type savedDisk struct {
-	Path   string         `json:"path"`
-	Number string         `json:"number"` // of the device
-	Boot   string         `json:"boot"`   // the boot id: numbers and paths mean nothing after a reboot
-	Size   int64          `json:"size"`   // bytes
-	Ranges []fsutil.Range `json:"ranges"`
+// savedPlace says which disk is saved, for as long as nothing on it says so. Numbers and paths mean nothing after a reboot.
+type savedPlace struct {
+	Path   string `json:"path"`
+	Number string `json:"number"` // of the device
+	Boot   string `json:"boot"`   // the boot id
 }
 
-func (f files) savedDisk() string  { return filepath.Join(f.dir(), "disk.saved") }
-func (f files) savedBytes() string { return filepath.Join(f.dir(), "disk.saved.bytes") }
+// savedPlace is the file beside the one with what a create overwrites.
+func (f files) savedPlace() string { return f.savedDisks() + ".place" }
 
-// forgetDisk drops what was saved of a disk, once the create has succeeded.
-func (f files) forgetDisk() error { return removeFiles(f.savedDisk(), f.savedBytes()) }
+// forgetDisk drops what was saved of a disk, once the pool has been made.
+func (f files) forgetDisk() error {
+	return removeFiles(f.savedDisks()+".new", f.savedDisks(), f.savedPlace()+".new", f.savedPlace())
+}
 
-// written are the parts of the disk that a create writes to, beside signatures: lvm2's head, the beginning of the metadata, and the
-// first block of the data, which is the label's.
+// written are the parts of the disk that a create writes to, beside signatures: lvm2's head, the beginning of the metadata, which is
+// the first volume, and that of the data, where the label is.
 func written(r metadata.Pool) []fsutil.Range {
-	const perBitmap = 16000 // blocks that one of the kernel's bitmap blocks tells of, at least
-	bitmaps := (r.Backing.DataSize/r.BlockSize + r.Backing.MetadataSize/4096) / perBitmap
-	meta := min(2<<20+2*4096*bitmaps, r.Backing.MetadataSize)
+	bitmaps := (r.Backing.DataSize/r.BlockSize+r.Backing.MetadataSize/thinmeta.BlockSize)/bitmapEntries + 2
+	meta := min((2*bitmaps+formatSlack)*thinmeta.BlockSize, r.Backing.MetadataSize)
 	return []fsutil.Range{
 		{Offset: 0, Length: pvHead + meta},
-		{Offset: pvHead + r.Backing.MetadataSize, Length: r.BlockSize},
+		{Offset: pvHead + r.Backing.MetadataSize, Length: max(r.BlockSize, 1<<20)},
 	}
 }
 
 // saveDisk keeps what a create is going to overwrite.
-func (v volumes) saveDisk(f *os.File, d fsutil.Disk, ranges []fsutil.Range) (err error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+func (v volumes) saveDisk(ctx context.Context, t *takenDisk) error {
+	boot, err := bootID()
 	if err != nil {
 		return err
 	}
-	s := savedDisk{Path: f.Name(), Number: d.String(), Boot: strings.TrimSpace(string(boot)), Size: d.Size}
-	for _, r := range fsutil.MergeRanges(append(written(v.p.record), ranges...)) {
-		if r.Length = min(r.End(), d.Size) - r.Offset; r.Length > 0 {
-			s.Ranges = append(s.Ranges, r)
+	text, err := json.Marshal(savedPlace{Path: t.path, Number: t.disk.String(), Boot: string(boot)})
+	if err != nil {
+		return err
+	}
+	if err := writeDurably(v.p.files.savedPlace(), text); err != nil {
+		return err
+	}
+	saved := saving{role: rawDataRole, disk: t.file, size: t.disk.Size}
+	for _, r := range fsutil.MergeRanges(append(written(v.p.record), t.wipe...)) {
+		if r.Length = min(r.End(), t.disk.Size) - r.Offset; r.Length > 0 {
+			saved.ranges = append(saved.ranges, r)
 		}
 	}
-	to, err := os.OpenFile(v.p.files.savedBytes(), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, to.Close()) }()
-	for _, r := range s.Ranges {
-		if _, err := io.Copy(to, io.NewSectionReader(f, r.Offset, r.Length)); err != nil {
-			return err
-		}
-	}
-	if err := to.Sync(); err != nil {
-		return err
-	}
-	text, err := json.Marshal(s)
-	if err != nil {
-		return err
-	}
-	if err := writeDurably(v.p.files.savedDisk(), text); err != nil {
-		return err
+	if err := saveDisks(ctx, v.p.files.savedDisks(), []saving{saved}); err != nil {
+		return fmt.Errorf("save what is on %s: %w", t.path, err)
 	}
 	return pointLVMSaved.Hit()
 }
@@ -215,7 +170,7 @@ func writeDurably(path string, text []byte) error {
 // makeGroup makes the volume group on the disk. What was on the disk is kept until the pool has been made.
 func (v volumes) makeGroup(ctx context.Context) error {
 	l := v.p.record.Backing.LVM
-	if err := v.prepareDisk(l.Device); err != nil {
+	if err := v.prepareDisk(ctx, l.Device); err != nil {
 		return err
 	}
 	err := v.lvm.CreateGroup(ctx, l.VG, l.Device, v.p.record.UUID, v.tag(), pointLVMPV.Hit)
@@ -226,25 +181,27 @@ func (v volumes) makeGroup(ctx context.Context) error {
 }
 
 // prepareDisk looks at the disk once more, saves what is on it, and wipes it.
-func (v volumes) prepareDisk(path string) (err error) {
-	f, d, ranges, err := lookAtDisk(path, v.p.wipe)
+func (v volumes) prepareDisk(ctx context.Context, path string) (err error) {
+	t, err := takeDisk(ctx, path, v.p.wipe)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	if err := v.saveDisk(f, d, ranges); err != nil {
+	defer func() { err = errors.Join(err, t.file.Close()) }()
+	if err := v.saveDisk(ctx, t); err != nil {
 		return err
 	}
-	for _, r := range ranges {
-		if err := fsutil.Zero(f, r); err != nil {
-			return err
+	for _, r := range t.wipe {
+		if err := fsutil.Zero(t.file, r); err != nil {
+			return fmt.Errorf("wipe %s: %w", path, err)
 		}
 	}
-	if len(ranges) == 0 {
-		return nil
-	}
-	if err := errors.Join(f.Sync(), fsutil.RereadPartitions(f)); err != nil {
+	if err := fsutil.Flush(t.file); err != nil {
 		return err
+	}
+	if t.partitions {
+		if err := fsutil.RereadPartitions(t.file); err != nil {
+			return err
+		}
 	}
 	return pointLVMWiped.Hit()
 }
@@ -284,7 +241,7 @@ func (v volumes) removeDisk(ctx context.Context) error {
 		}
 	}
 	if v.p.record.State == metadata.PoolCreating {
-		if err := v.restoreDisk(pv.Name); err != nil {
+		if err := v.restoreDisk(ctx, pv.Name); err != nil {
 			return err
 		}
 	}
@@ -293,63 +250,58 @@ func (v volumes) removeDisk(ctx context.Context) error {
 
 // restoreDisk writes back what was saved. path is where the disk was just seen, "" where nothing on it says any more which it is: then
 // it has to be the same device since the same boot.
-func (v volumes) restoreDisk(path string) (err error) {
-	text, err := os.ReadFile(v.p.files.savedDisk())
-	if errors.Is(err, os.ErrNotExist) {
+func (v volumes) restoreDisk(ctx context.Context, path string) (err error) {
+	if !exists(v.p.files.savedDisks()) {
 		return nil // nothing was written yet
 	}
-	if err != nil {
-		return err
-	}
-	var s savedDisk
-	if err := json.Unmarshal(text, &s); err != nil {
-		return fmt.Errorf("%s: %w: %w", v.p.files.savedDisk(), err, errs.ErrDamaged)
-	}
 	if path == "" {
-		boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-		if err != nil {
+		if path, err = v.sameDisk(); err != nil || path == "" {
 			return err
 		}
-		if num, err := fsutil.DevNumOf(s.Path); err != nil || num.String() != s.Number || strings.TrimSpace(string(boot)) != s.Boot {
-			v.p.log.Warn("what a create that died has overwritten stays so: nobody can tell which disk it was", "path", s.Path)
-			return nil
-		}
-		path = s.Path
 	}
 	f, err := fsutil.OpenExclusive(path, true)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	if size, err := fsutil.SizeOf(f); err != nil || int64(size) != s.Size {
-		return errors.Join(err, fmt.Errorf("%s has %d bytes, not %d: %w", path, size, s.Size, errs.ErrDamaged))
-	}
-	if err := v.writeBack(f, s.Ranges); err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), fsutil.RereadPartitions(f))
-}
-
-func (v volumes) writeBack(f *os.File, ranges []fsutil.Range) error {
-	from, err := os.Open(v.p.files.savedBytes())
+	size, err := fsutil.SizeOf(f)
 	if err != nil {
 		return err
 	}
-	defer from.Close()
-	at := int64(0)
-	for _, r := range ranges {
-		if _, err := io.Copy(io.NewOffsetWriter(f, r.Offset), io.NewSectionReader(from, at, r.Length)); err != nil {
-			return err
+	err = eachSaved(v.p.files.savedDisks(), func(e saveEntry) error {
+		if e.kind == saveSize && e.Length != int64(size) || e.End() > int64(size) {
+			return fmt.Errorf("%s has %d bytes, and is not the disk that was saved: %w", path, size, errs.ErrDamaged)
 		}
-		at += r.Length
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	return nil
+	if err := putBack(ctx, v.p.files.savedDisks(), rawDataRole, f); err != nil {
+		return fmt.Errorf("put back what was on %s: %w", path, err)
+	}
+	// A disk that cannot have its partitions read again has them read when it is attached the next time.
+	_ = fsutil.RereadPartitions(f)
+	return pointLVMDiskRestored.Hit()
 }
 
-// sectorsFit is ErrUnsupported where the kernel's thin pools do not work on such sectors.
-func sectorsFit(d fsutil.Disk) error {
-	if d.SectorSize > 4096 || int64(d.SectorSize)%int64(devmapper.SectorSize) != 0 {
-		return fmt.Errorf("%s has sectors of %d bytes: %w", d.Name, d.SectorSize, errs.ErrUnsupported)
+// sameDisk returns the path of the disk that was saved, or "" where nobody can tell any more which it was.
+func (v volumes) sameDisk() (string, error) {
+	text, err := os.ReadFile(v.p.files.savedPlace())
+	if err != nil {
+		return "", err
 	}
-	return nil
+	var s savedPlace
+	if err := json.Unmarshal(text, &s); err != nil {
+		return "", fmt.Errorf("%s: %w: %w", v.p.files.savedPlace(), err, errs.ErrDamaged)
+	}
+	boot, err := bootID()
+	if err != nil {
+		return "", err
+	}
+	if num, err := fsutil.DevNumOf(s.Path); err != nil || num.String() != s.Number || string(boot) != s.Boot {
+		v.p.log.Warn("what a create that died has overwritten stays so: nobody can tell which disk it was", "path", s.Path)
+		return "", nil
+	}
+	return s.Path, nil
 }

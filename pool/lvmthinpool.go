@@ -91,13 +91,13 @@ func (t takeover) empty(ctx context.Context, name string, lv, meta lvm.LV) (err 
 			err = errors.Join(err, t.c.Activate(undo, lv))
 		}()
 	}
-	if err := t.c.Activate(ctx, meta); err != nil {
+	if err := t.c.ActivateComponent(ctx, meta); err != nil {
 		return err
 	}
 	defer func() {
 		undo, cancel := UndoContext(ctx)
 		defer cancel()
-		err = errors.Join(err, t.c.Deactivate(undo, meta))
+		err = errors.Join(err, t.c.DeactivateComponent(undo, meta))
 	}()
 	what, err := contents(ctx, devmapper.UUID(meta.DMUUID()))
 	if err != nil {

@@ -96,7 +96,8 @@ func Output(ctx context.Context, program string, args ...string) ([]byte, error)
 // *Error, for programs whose exit code is an answer (e2fsck).
 //
 // When ctx ends, the program's process group gets SIGTERM, three seconds later SIGKILL, and Do returns
-// once the program is gone. When this process dies, the program is killed, unless Outlive is set.
+// once the program is gone, or three seconds after that where even this does not end it: in the kernel it waits for a device.
+// When this process dies, the program is killed, unless Outlive is set.
 func Do(ctx context.Context, c Cmd) (Result, error) {
 	path, err := Look(c.Program)
 	if err != nil {
@@ -112,7 +113,7 @@ func Do(ctx context.Context, c Cmd) (Result, error) {
 
 	stdout := &limited{limit: stdoutLimit}
 	stderr := &tail{keep: stderrKept}
-	group := &group{}
+	group := &group{stuck: make(chan struct{})}
 	cmd := exec.CommandContext(ctx, path, c.Args...)
 	cmd.Env = environ(c.Env)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
@@ -126,7 +127,14 @@ func Do(ctx context.Context, c Cmd) (Result, error) {
 		return Result{}, fmt.Errorf("start %s: %w", c.Program, err)
 	}
 	started.Add(1)
-	err = cmd.Wait()
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	select {
+	case err = <-ended:
+	case <-group.stuck: // what it has said so far is still being collected
+		err := fmt.Errorf("it was killed and does not end, perhaps because a device does not answer: %w", context.Cause(ctx))
+		return Result{ExitCode: -1}, &Error{Program: base(c.Program), Args: c.Args, ExitCode: -1, Err: err}
+	}
 	group.over()
 
 	res := Result{Stdout: stdout.buf.Bytes(), Stderr: stderr.buf, ExitCode: cmd.ProcessState.ExitCode()}
@@ -156,9 +164,10 @@ func (c Cmd) verdict(ctx context.Context, res Result, state *os.ProcessState, er
 
 // group ends a program's process group, politely first.
 type group struct {
-	mu   sync.Mutex
-	done bool
-	kill *time.Timer
+	mu    sync.Mutex
+	done  bool
+	kill  *time.Timer   // also what gives up on it, later
+	stuck chan struct{} // closed when it was killed in vain
 }
 
 func (g *group) end(pid int) error {
@@ -172,6 +181,7 @@ func (g *group) end(pid int) error {
 		defer g.mu.Unlock()
 		if !g.done { // not waited for yet, so the number still is ours
 			_ = syscall.Kill(-pid, syscall.SIGKILL)
+			g.kill = time.AfterFunc(grace, func() { close(g.stuck) })
 		}
 	})
 	if err := syscall.Kill(-pid, syscall.SIGTERM); err != nil {
