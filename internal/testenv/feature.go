@@ -18,44 +18,48 @@ type Feature string
 
 // The features.
 const (
-	Root      Feature = "root"       // effective user id 0, on a machine that tests may change
-	DM        Feature = "dm"         // device-mapper with the thin-pool target, and root
-	Loop      Feature = "loop"       // loop devices, and root
-	Ext4      Feature = "ext4"       // ext4 in the kernel, mkfs.ext4
-	XFS       Feature = "xfs"        // XFS in the kernel, mkfs.xfs
-	Flakey    Feature = "flakey"     // the flakey target
-	LogWrites Feature = "log_writes" // the log-writes target
-	Delay     Feature = "delay"      // the delay target
-	ThinCheck Feature = "thin_check" // thin_check, thin_dump and their like
-	Dmsetup   Feature = "dmsetup"    // the program dmsetup
-	LVM       Feature = "lvm"        // the program lvm
-	Images    Feature = "images"     // scripts/images has run, and scripts/umoci-unpack -p as in scripts/test
-	Graphtest Feature = "graphtest"  // moby's test cases of graph drivers: scripts/graphtest has run
-	Guest     Feature = "guest"      // a virtual machine of this run: a test may do its worst
-	Host      Feature = "host"       // not a virtual machine of this run
-	VM        Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
-	QEMU      Feature = "qemu"       // the same for QEMU: scripts/deps qemu has run
+	Root       Feature = "root"       // effective user id 0, on a machine that tests may change
+	DM         Feature = "dm"         // device-mapper with the thin-pool target, and root
+	Loop       Feature = "loop"       // loop devices, and root
+	Ext4       Feature = "ext4"       // ext4 in the kernel, mkfs.ext4
+	XFS        Feature = "xfs"        // XFS in the kernel, mkfs.xfs
+	Flakey     Feature = "flakey"     // the flakey target
+	LogWrites  Feature = "log_writes" // the log-writes target
+	Delay      Feature = "delay"      // the delay target
+	ThinCheck  Feature = "thin_check" // thin_check, thin_dump and their like
+	Dmsetup    Feature = "dmsetup"    // the program dmsetup
+	LVM        Feature = "lvm"        // the program lvm
+	Images     Feature = "images"     // scripts/images has run, and scripts/umoci-unpack -p as in scripts/test
+	Graphtest  Feature = "graphtest"  // moby's test cases of graph drivers: scripts/graphtest has run
+	Docker     Feature = "docker"     // dockerd and what it needs: scripts/deps docker has run
+	Containerd Feature = "containerd" // containerd 1.6 and 2.x with runc: scripts/deps containerd has run
+	Guest      Feature = "guest"      // a virtual machine of this run: a test may do its worst
+	Host       Feature = "host"       // not a virtual machine of this run
+	VM         Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
+	QEMU       Feature = "qemu"       // the same for QEMU: scripts/deps qemu has run
 )
 
 // probes say why a feature is missing, or nil.
 var probes = map[Feature]func() error{
-	Root:      needRoot,
-	DM:        all(needRoot, needTarget("thin-pool", "dm_thin_pool")),
-	Loop:      all(needRoot, needFile("/dev/loop-control")),
-	Ext4:      all(needFileSystem("ext4"), needProgram("mkfs.ext4")),
-	XFS:       all(needFileSystem("xfs"), needProgram("mkfs.xfs")),
-	Flakey:    all(needRoot, needTarget("flakey", "dm_flakey")),
-	LogWrites: all(needRoot, needTarget("log-writes", "dm_log_writes")),
-	Delay:     all(needRoot, needTarget("delay", "dm_delay")),
-	ThinCheck: all(needTool("thin_check"), needTool("thin_dump")),
-	Dmsetup:   needProgram("dmsetup"),
-	LVM:       needProgram("lvm"),
-	Images:    needImages,
-	Graphtest: needCached("bin/graphtest", "scripts/graphtest"),
-	Guest:     needGuest,
-	Host:      needHost,
-	VM:        needVM,
-	QEMU:      needQEMU,
+	Root:       needRoot,
+	DM:         all(needRoot, needTarget("thin-pool", "dm_thin_pool")),
+	Loop:       all(needRoot, needFile("/dev/loop-control")),
+	Ext4:       all(needFileSystem("ext4"), needProgram("mkfs.ext4")),
+	XFS:        all(needFileSystem("xfs"), needProgram("mkfs.xfs")),
+	Flakey:     all(needRoot, needTarget("flakey", "dm_flakey")),
+	LogWrites:  all(needRoot, needTarget("log-writes", "dm_log_writes")),
+	Delay:      all(needRoot, needTarget("delay", "dm_delay")),
+	ThinCheck:  all(needTool("thin_check"), needTool("thin_dump")),
+	Dmsetup:    needProgram("dmsetup"),
+	LVM:        needProgram("lvm"),
+	Images:     needImages,
+	Graphtest:  needCached("bin/graphtest", "scripts/graphtest"),
+	Docker:     needCached("tools/usr/sbin/dockerd", "scripts/deps docker"),
+	Containerd: needCached("gotools/containerd-v2.4.2/containerd-shim-runc-v2", "scripts/deps containerd"),
+	Guest:      needGuest,
+	Host:       needHost,
+	VM:         needVM,
+	QEMU:       needQEMU,
 }
 
 var (
