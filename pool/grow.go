@@ -28,6 +28,11 @@ type figures struct {
 	room   Room
 }
 
+// metadataBlocks is how much of the metadata the pool should have in its table, in blocks.
+func (f *figures) metadataBlocks() int64 {
+	return min(f.room.MetadataSize-f.record.Backing.MetadataHeld, int64(thinpool.MaxMetadataSize)) / thinpool.MetadataBlockSize
+}
+
 // withFigures runs fn under the grow lock, with what the running pool is at that moment. What somebody left half done who died
 // while he changed the tables is finished first.
 func (s *Session) withFigures(ctx context.Context, fn func(backing, *figures) error) error {
@@ -55,6 +60,12 @@ func (s *Session) withFigures(ctx context.Context, fn func(backing, *figures) er
 	}
 	if err := s.p.growable(f.status); err != nil {
 		return err
+	}
+	// What became larger by somebody else's hand, or in a growth that died, may not have reached the devices that lie on it.
+	if f.room.DataSize/s.p.record.BlockSize > int64(f.status.TotalData) || f.metadataBlocks() > int64(f.status.TotalMetadata) {
+		if err := b.grow(ctx, f.room.DataSize, f.room.MetadataSize); err != nil {
+			return err
+		}
 	}
 	if err := s.refit(f, wish{}); err != nil {
 		return err

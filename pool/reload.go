@@ -63,6 +63,9 @@ func (s *Session) refit(f *figures, w wish) error {
 	if want == live && wantLength == length && !grown && !f.info.Suspended && !w.again {
 		return nil
 	}
+	if f.info.Suspended {
+		s.p.log.Warn("a dead process had left the pool suspended", "pool", s.p.files.name)
+	}
 	if _, err := thinpool.ReloadPool(s.p.dm, s.Thin.Ref(), wantLength, want); err != nil {
 		return err
 	}
@@ -87,12 +90,12 @@ func lowWater(blocks uint64, percent int) uint64 {
 // extendLinear makes the linear devices as large as what is below them, and tells whether the pool has yet to learn of it: it
 // looks how large its metadata is when it gets a table.
 func (s *Session) extendLinear(f *figures) (grown bool, err error) {
-	meta := min(f.room.MetadataSize-f.record.Backing.MetadataHeld, int64(thinpool.MaxMetadataSize))
-	grown = meta/thinpool.MetadataBlockSize > int64(f.status.TotalMetadata)
+	meta := f.metadataBlocks()
+	grown = meta > int64(f.status.TotalMetadata)
 	for _, part := range []struct {
 		suffix string
 		size   int64
-	}{{suffixMetadata, meta}, {suffixData, f.room.DataSize}} {
+	}{{suffixMetadata, meta * thinpool.MetadataBlockSize}, {suffixData, f.room.DataSize}} {
 		larger, err := s.p.extendOne(deviceUUID(s.p.record.UUID, part.suffix), part.size)
 		if err != nil {
 			return false, err
@@ -136,7 +139,6 @@ func (p *Pool) extendOne(uuid devmapper.UUID, size int64) (bool, error) {
 
 // wake brings a pool back to work that somebody left suspended who died while he changed its tables.
 func (s *Session) wake(ctx context.Context) error {
-	s.p.log.Warn("the pool was suspended", "pool", s.p.files.name)
 	return s.withFigures(ctx, func(backing, *figures) error { return nil })
 }
 

@@ -2,7 +2,9 @@ package pool
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"os"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/lockfile"
@@ -17,13 +19,29 @@ func (p *Pool) Serve(ctx context.Context) (stop func() error, err error) {
 	}
 	ok, err := h.TryLock(at(offsetServe), lockfile.Exclusive)
 	if err == nil && !ok {
-		err = fmt.Errorf("another process serves it: %w", errs.ErrBusy)
+		err = fmt.Errorf("another process serves it: %s: %w", servedBy(h), errs.ErrBusy)
+	}
+	if err == nil {
+		_, err = h.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(os.Getpid())), serverOffset)
 	}
 	if err != nil {
 		_ = h.Close()
 		return nil, fmt.Errorf("serve pool %q: %w", p.files.name, err)
 	}
 	return h.Close, nil
+}
+
+// serverOffset is where the process that serves the pool leaves its number in the lock file: 8 bytes, little endian, between the cursor
+// and the marks. It means something as long as the lock is held.
+const serverOffset = 2048
+
+// servedBy names the process that serves the pool, as far as it is known: in another pid namespace it has another number.
+func servedBy(h *lockfile.Holder) string {
+	var b [8]byte
+	if n, err := h.ReadAt(b[:], serverOffset); err != nil && n < len(b) {
+		return "it has not said which"
+	}
+	return fmt.Sprintf("process %d", binary.LittleEndian.Uint64(b[:]))
 }
 
 // Served tells whether a living process serves the pool, this one or another. It may end at any time.

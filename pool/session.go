@@ -273,7 +273,10 @@ func (s *Session) rouse(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.settleFull(ctx)
+	if err := s.settleFull(ctx); err != nil && ctx.Err() == nil { // the kernel lets nobody wait for longer than a minute
+		s.p.log.Warn("writers may wait for room that nobody makes", "pool", s.p.files.name, "error", err)
+	}
+	return nil
 }
 
 // look finds the running pool.

@@ -1,20 +1,34 @@
 package service
 
 import (
+	"context"
 	"net"
 	"os"
+	"strconv"
+	"time"
 )
 
 // notifier tells systemd how the service is, as sd_notify(3) says: lines NAME=value in a datagram to the socket that
 // NOTIFY_SOCKET names. Where nobody asked, nothing is told.
-type notifier struct{ address *net.UnixAddr }
+type notifier struct {
+	address *net.UnixAddr
+	every   time.Duration // at least as often it wants to hear that we live; 0 is never
+}
 
+// newNotifier takes what systemd has put into the environment, so that programs that are started do not speak for us.
 func newNotifier() *notifier {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" {
-		return &notifier{}
+	n := &notifier{}
+	if name := os.Getenv("NOTIFY_SOCKET"); name != "" {
+		n.address = &net.UnixAddr{Name: name, Net: "unixgram"} // Go takes @ for the abstract name space as systemd does
 	}
-	return &notifier{&net.UnixAddr{Name: name, Net: "unixgram"}} // Go takes @ for the abstract name space as systemd does
+	pid, usec := os.Getenv("WATCHDOG_PID"), os.Getenv("WATCHDOG_USEC")
+	if us, err := strconv.ParseInt(usec, 10, 64); err == nil && us > 0 && (pid == "" || pid == strconv.Itoa(os.Getpid())) {
+		n.every = time.Duration(us) * time.Microsecond / 2
+	}
+	for _, name := range []string{"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"} {
+		_ = os.Unsetenv(name)
+	}
+	return n
 }
 
 // send tells; that nobody listens is no reason to stop working.
@@ -28,4 +42,23 @@ func (n *notifier) send(state string) {
 	}
 	defer conn.Close()
 	_, _ = conn.Write([]byte(state))
+}
+
+// watchdog is the task that says that the process lives, as often as it was asked to. It says nothing about the pool: a process
+// that waits for a device which does not answer is not helped by being killed.
+func (n *notifier) watchdog(ctx context.Context) error {
+	if n.every == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	t := time.NewTicker(n.every)
+	defer t.Stop()
+	for {
+		n.send("WATCHDOG=1")
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+	}
 }

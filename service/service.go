@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
@@ -32,8 +33,10 @@ type Config struct {
 	Pool      string
 	Logger    *slog.Logger // nil is silent
 	Endpoints []Opener
-	// Every is how long nothing may happen until everything is looked at all the same; 0 is a minute.
-	Every time.Duration
+	// Again has everything looked at again: settings, room, devices. May be nil.
+	Again <-chan struct{}
+	// Ticks are when everything is looked at although nothing has happened; nil is once a minute.
+	Ticks <-chan time.Time
 }
 
 // errGone says that the pool that was served is not there any more.
@@ -44,9 +47,6 @@ var errGone = errors.New("the pool is gone")
 func Run(ctx context.Context, c Config) error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Every == 0 {
-		c.Every = time.Minute
 	}
 	tell := newNotifier()
 	defer tell.send("STOPPING=1")
@@ -96,19 +96,20 @@ func (c Config) life(ctx context.Context, store *layer.Store, tell *notifier) (e
 	}
 	tell.send("READY=1\nSTATUS=pool " + c.Pool)
 	c.Logger.Info("serving", "pool", c.Pool)
-	return together(ctx, c.tasks(store, servers)...)
+	return together(ctx, c.tasks(store, servers, tell)...)
 }
 
 // task is one thing that goes on while a pool is served. Its first error ends all of them; so does the end of ctx, which is
 // no error.
 type task func(ctx context.Context) error
 
-func (c Config) tasks(store *layer.Store, servers []Endpoint) []task {
-	tasks := make([]task, 0, len(servers)+1)
+func (c Config) tasks(store *layer.Store, servers []Endpoint, tell *notifier) []task {
+	tasks := make([]task, 0, len(servers)+4)
 	for _, e := range servers {
 		tasks = append(tasks, e.Serve)
 	}
-	return append(tasks, func(ctx context.Context) error { <-ctx.Done(); return nil })
+	w := newWatcher(c, store, tell)
+	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, tell.watchdog)
 }
 
 // together runs tasks until one of them ends, ends the others and waits for them.
@@ -132,22 +133,39 @@ func together(ctx context.Context, tasks ...task) error {
 
 // await returns the store of the pool that takes the place of one that went away, or nil when ctx has ended.
 func (c Config) await(ctx context.Context) (*layer.Store, error) {
-	again := time.NewTicker(c.Every)
-	defer again.Stop()
+	dm, err := devmapper.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer dm.Close()
+	// Closed before dm: they end with their context.
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events, err := dm.Events(watching)
+	if err != nil {
+		return nil, err
+	}
+	ticks, stop := c.ticks()
+	defer stop()
 	for {
 		store, err := c.open(ctx)
-		switch {
+		switch class := errs.Class(err); {
 		case err == nil:
 			return store, nil
 		case ctx.Err() != nil:
 			return nil, nil
-		case errs.Class(err) != errs.ErrNotFound && errs.Class(err) != errs.ErrBusy:
+		case class != errs.ErrNotFound && class != errs.ErrBusy:
 			return nil, fmt.Errorf("the pool that is there now: %w", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil, nil
-		case <-again.C:
+		case _, ok := <-events:
+			if !ok {
+				events = nil
+			}
+		case <-c.Again:
+		case <-ticks:
 		}
 	}
 }

@@ -27,8 +27,8 @@ type app struct {
 	format format             // what flags.format means; set before a command runs
 	stop   context.CancelFunc // ends the time that --timeout allows
 
-	// stays says that the command outlives the terminal it was started from: SIGHUP does not end it.
-	stays atomic.Bool
+	// hangup is what SIGHUP does to a command that outlives the terminal it was started from; nil ends it.
+	hangup atomic.Pointer[func()]
 }
 
 // interrupted is the cause of a context that a signal cancelled.
@@ -73,7 +73,11 @@ func (a *app) catchSignals(ctx context.Context) (context.Context, func()) {
 		defer close(stopped)
 		for s := range signals {
 			sig, ok := s.(syscall.Signal)
-			if !ok || sig == syscall.SIGPIPE || sig == syscall.SIGHUP && a.stays.Load() {
+			if !ok || sig == syscall.SIGPIPE {
+				continue
+			}
+			if hangup := a.hangup.Load(); sig == syscall.SIGHUP && hangup != nil {
+				(*hangup)()
 				continue
 			}
 			if context.Cause(ctx) != nil {

@@ -30,7 +30,8 @@ func (a *app) newServe() *cobra.Command {
 		Short: "Watch a pool, grow it and finish what others left",
 		Long: `Works on the pool of --pool until it is told to stop: grows it before it is full, finishes removals and what
 dead processes left, and copies the records now and then. It stays in the foreground and logs to standard error;
-systemd is told when it is ready. SIGTERM and SIGINT end it once what is running is done (exit 0); mounts stay as they are.`,
+systemd is told when it is ready. SIGHUP has it look at everything again. SIGTERM and SIGINT end it once what is running is
+done (exit 0); mounts stay as they are.`,
 		Example: "  dmlayer serve\n  dmlayer serve --pool fast --log-level debug",
 		GroupID: groupService,
 		Args:    args(0, 0),
@@ -38,7 +39,6 @@ systemd is told when it is ready. SIGTERM and SIGINT end it once what is running
 			if err := a.needRoot(cmd); err != nil {
 				return err
 			}
-			a.stays.Store(true)
 			return a.serve(cmd, sockets)
 		},
 	}
@@ -49,7 +49,15 @@ systemd is told when it is ready. SIGTERM and SIGINT end it once what is running
 }
 
 func (a *app) serve(cmd *cobra.Command, sockets []string) error {
-	c := service.Config{Dirs: a.dirs(), Pool: a.flags.pool, Logger: a.serviceLogger(cmd)}
+	again := make(chan struct{}, 1)
+	hangup := func() {
+		select {
+		case again <- struct{}{}:
+		default:
+		}
+	}
+	a.hangup.Store(&hangup)
+	c := service.Config{Dirs: a.dirs(), Pool: a.flags.pool, Logger: a.serviceLogger(cmd), Again: again}
 	for i, e := range endpoints {
 		if sockets[i] != "" {
 			c.Endpoints = append(c.Endpoints, func(ctx context.Context, s *layer.Store) (service.Endpoint, error) {
