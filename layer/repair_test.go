@@ -219,22 +219,62 @@ func TestRepairWithoutSuperblock(t *testing.T) {
 	wantFiles(t, s, "small", baseFiles)
 }
 
-// A repair that loses the label would make a pool that does not start: it is refused, and nothing has changed.
+// A repair that loses the label makes it again from the records, and says so before.
 func TestRepairWithoutLabel(t *testing.T) {
 	e, m := brokenPool(t)
-	sound := m.Clone()
+	ctx := pooltest.Context(t)
 	m.garble(m.root(0))
 	m.save()
-	wantFound(t, e, "label", "metadata-damaged", "node-damaged")
-	_, err := pool.RepairMetadata(pooltest.Context(t), e.Dirs, e.Name, pool.RepairOptions{})
+	wantFound(t, e, "label-lost", "metadata-damaged", "node-damaged")
+	must(t, pool.Start(ctx, e.Dirs, e.Name)) // to be read
+	s := e.Open(t)
+	wantFiles(t, s, "base", baseFiles)
+	_, err := s.CreateSnapshot(ctx, "x", layer.SnapshotOptions{Parent: "base"})
 	mustFail(t, err, layer.ErrDamaged)
-	now, rerr := os.ReadFile(e.Metadata())
-	must(t, rerr)
-	if !slices.Equal(now, m.Bytes) || err != nil && !strings.Contains(err.Error(), "label") {
-		t.Errorf("the metadata was changed, or: %v", err)
+
+	refused := errors.New("not now")
+	_, err = pool.RepairMetadata(ctx, e.Dirs, e.Name, pool.RepairOptions{Confirm: func(r pool.RepairReport) error {
+		if !r.Label {
+			t.Errorf("it does not say that the label is lost: %+v", r)
+		}
+		return refused
+	}})
+	if !errors.Is(err, refused) {
+		t.Errorf("repaired though it must not: %v", err)
 	}
-	m.Image = sound
-	m.save()
+	now, err := os.ReadFile(e.Metadata())
+	must(t, err)
+	if !slices.Equal(now, m.Bytes) {
+		t.Error("a repair that was refused changed the metadata")
+	}
+	// Interrupted between the metadata and the label, it can be repeated.
+	fault.Set(func(name string) error {
+		if name == "pool.repair.unlabelled" {
+			return refused
+		}
+		return nil
+	})
+	_, err = pool.RepairMetadata(ctx, e.Dirs, e.Name, pool.RepairOptions{})
+	fault.Set(nil)
+	if !errors.Is(err, refused) {
+		t.Errorf("it was not interrupted: %v", err)
+	}
+	must(t, pool.Start(ctx, e.Dirs, e.Name)) // to be read
+	wantFound(t, e, "label-lost", "read-only")
+	r := repair(t, e)
+	if !r.Label || !r.Sound {
+		t.Errorf("report %+v", r)
+	}
+	wantFound(t, e)
+	s = e.Open(t)
+	wantFiles(t, s, "small", baseFiles)
+	// The new label has a copy of the records that can be used.
+	must(t, pool.Stop(ctx, e.Dirs, e.Name))
+	must(t, os.Remove(e.Store()))
+	must(t, os.RemoveAll(filepath.Join(e.Dirs.Root, "backups")))
+	_, err = pool.Import(ctx, e.Dirs, pool.ImportOptions{Dir: filepath.Dir(e.Store())})
+	must(t, err)
+	wantFiles(t, e.Open(t), "small", baseFiles)
 }
 
 // What is in use is not stopped for a repair.

@@ -143,10 +143,38 @@ func (c *checker) checkLabel(ctx context.Context, m *thinmeta.Metadata) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil {
-		c.report.Add(NewFinding(FoundLabel, fmt.Sprintf("thin device %d", labelID), "%v", err))
+	switch object := fmt.Sprintf("thin device %d", labelID); {
+	case errors.Is(err, errLabelLost):
+		c.report.Add(NewFinding(FoundLabelLost, object, "%v", err))
+	case err != nil:
+		c.report.Add(NewFinding(FoundLabel, object, "%v", err))
 	}
 	return nil
+}
+
+// errLabelLost says that metadata does not tell any more where the label lies, which says nothing against the data.
+var errLabelLost = fmt.Errorf("the metadata has lost the label: %w", errs.ErrDamaged)
+
+// labelReader reads as much of thin device 0 as is left, where that is its beginning at least.
+func labelReader(ctx context.Context, m *thinmeta.Metadata, data io.ReaderAt) (*thinReader, error) {
+	r := &thinReader{data: data, block: int64(m.Superblock().DataBlockSize) * int64(devmapper.SectorSize)}
+	var lost error
+	for run, err := range m.Mappings(ctx, labelID) {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err == nil {
+			r.runs = append(r.runs, run)
+		}
+		lost = errors.Join(lost, err)
+	}
+	if len(r.runs) > 0 && r.runs[0].Begin == 0 {
+		return r, nil
+	}
+	if lost == nil {
+		return nil, errLabelLost
+	}
+	return nil, fmt.Errorf("%w: %w", errLabelLost, lost)
 }
 
 // readLabel reads the label from the data file, and tells whether it is this pool's.
@@ -156,7 +184,7 @@ func (s *Session) readLabel(ctx context.Context, m *thinmeta.Metadata) error {
 		return err
 	}
 	defer media.Close()
-	thin, err := newThinReader(ctx, m, media.data, labelID)
+	thin, err := labelReader(ctx, m, media.data)
 	if err != nil {
 		return err
 	}

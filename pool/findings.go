@@ -38,6 +38,7 @@ const (
 	FoundOutOfData     = "out-of-data-space"
 	FoundStartDied     = "start-unfinished"
 	FoundLabel         = "label"
+	FoundLabelLost     = "label-lost"
 
 	FoundMetadataUnreadable = "metadata-unreadable"
 	FoundMetadataForeign    = "metadata-foreign"
@@ -104,6 +105,8 @@ var findingKinds = map[string]findingKind{
 	FoundOutOfData:     {Harmless, "the pool has no free block: writes that need one fail", "dmlayer rm, dmlayer prune, dmlayer trim"},
 	FoundStartDied:     {MendedOnOpen, "a process died while it started the pool", ""},
 	FoundLabel:         {NeedsPerson, "the label, which says that data and metadata belong together, is missing, damaged or another pool's", "put back the file that was mixed up"},
+
+	FoundLabelLost: {NeedsRepair, "the metadata does not say any more where the label is: a repair makes it again", ""},
 
 	FoundMetadataUnreadable: {NeedsRepair, "the pool's metadata cannot be read as such", ""},
 	FoundMetadataForeign:    {NeedsPerson, "the metadata is that of another pool", "put back the pool's own"},
@@ -205,7 +208,7 @@ func (r CheckReport) Has(codes ...string) bool {
 
 // MetadataDamaged tells whether the pool's metadata is to be repaired, for which RepairMetadata is there.
 func (r CheckReport) MetadataDamaged() bool {
-	return r.Has(FoundNeedsCheck, FoundReadOnly, FoundFailed, FoundMetadataUnreadable, FoundMetadataDamaged)
+	return r.Has(FoundNeedsCheck, FoundReadOnly, FoundFailed, FoundMetadataUnreadable, FoundMetadataDamaged, FoundLabelLost)
 }
 
 // Err is ErrDamaged where something needs a repair or a person.

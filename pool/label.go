@@ -20,7 +20,10 @@ import (
 	"github.com/dmlayer/dmlayer/thinpool"
 )
 
-var pointLabelActive = fault.New("pool.label.active")
+var (
+	pointLabelActive      = fault.New("pool.label.active")
+	pointRepairUnlabelled = fault.New("pool.repair.unlabelled")
+)
 
 // The label lies at the start of thin device 0: magic, length (u32, little endian), JSON, CRC-32C of
 // the JSON. Virtual size costs nothing; the rest is kept for a copy of the records.
@@ -118,11 +121,14 @@ func (s *Session) withLabel(write bool, fn func(*os.File) error) (err error) {
 }
 
 // makeLabel makes thin device 0.
-func (s *Session) makeLabel() error {
+func (s *Session) makeLabel() error { return s.makeLabelOf(s.p.record) }
+
+// makeLabelOf is makeLabel with settings, whose transaction id is the pool's.
+func (s *Session) makeLabelOf(settings metadata.Pool) error {
 	if err := s.Thin.CreateThin(labelID); err != nil {
 		return err
 	}
-	b, err := encodeLabel(label{UUID: s.p.record.UUID, Settings: s.p.record})
+	b, err := encodeLabel(label{UUID: settings.UUID, Settings: settings})
 	if err != nil {
 		return err
 	}
@@ -132,6 +138,39 @@ func (s *Session) makeLabel() error {
 		}
 		return fsutil.Flush(f)
 	})
+}
+
+// foundLabel is checkLabel, and makes a label that a repair has lost.
+func (s *Session) foundLabel() error {
+	err := s.checkLabel()
+	if err == nil || !s.relabel {
+		return err
+	}
+	if err := s.Writable(); err != nil {
+		return err
+	}
+	if err := s.remakeLabel(); err != nil {
+		return err
+	}
+	return s.checkLabel()
+}
+
+// remakeLabel writes the label anew, of a thin device 0 that is made anew: one of which a part is left would tell another life of the pool
+// than the records.
+func (s *Session) remakeLabel() error {
+	if err := s.Thin.Delete(labelID); err != nil && !errors.Is(err, thinpool.ErrNoDevice) {
+		return err
+	}
+	if err := pointRepairUnlabelled.Hit(); err != nil {
+		return err
+	}
+	st, err := s.Thin.Status()
+	if err != nil {
+		return err
+	}
+	settings := s.p.record
+	settings.TransactionID = st.TransactionID
+	return s.makeLabelOf(settings)
 }
 
 // checkLabel tells whether data and metadata are this pool's.

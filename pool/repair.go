@@ -47,6 +47,8 @@ type RepairReport struct {
 	// Unreadable says why the old metadata could not be compared with the repaired, "" if it could.
 	Unreadable string
 	Losses     []Loss
+	// Label says that the label is lost and made anew from the records: nothing else says then that the data is this pool's.
+	Label bool
 	// Appeared are thin devices that the repaired metadata has and the damaged one had not any more.
 	Appeared []metadata.ThinID
 	// Old is where the old metadata is kept, "" where it was left as it was.
@@ -120,7 +122,14 @@ func (r *repairer) run(ctx context.Context) error {
 		return err
 	}
 	r.o.Progress("start of the pool")
-	return r.start(ctx)
+	r.relabel = r.report.Label
+	if err := r.start(ctx); err != nil {
+		return err
+	}
+	if r.relabel {
+		return r.CopyRecords(ctx) // the copies in the label are lost with it
+	}
+	return nil
 }
 
 func (r *repairer) stop(ctx context.Context) error {
@@ -302,9 +311,15 @@ func (r *repairer) examine(ctx context.Context) error {
 	if err := r.fits(repaired.Superblock()); err != nil {
 		return err
 	}
-	if err := r.readLabel(ctx, repaired); err != nil {
-		err := fmt.Errorf("the repaired metadata has lost the pool's label, and would not start: %w: %w", err, errs.ErrDamaged)
-		return errs.WithHint(err, "put a copy of the metadata back that is as new as the records; "+r.metadataName()+" is as it was")
+	if err := r.readLabel(ctx, repaired); errors.Is(err, errLabelLost) {
+		r.report.Label = true
+	} else if err != nil {
+		err := fmt.Errorf("the repaired metadata leads to no label of this pool, and would not start: %w: %w", err, errs.ErrDamaged)
+		hint := "data and metadata do not belong together: put back the one that was mixed up; "
+		if unreadable(err) {
+			hint = "the disk cannot read the data any more: copy what can be read of it to another one; "
+		}
+		return errs.WithHint(err, hint+r.metadataName()+" is as it was")
 	}
 	return r.compare(ctx, repaired)
 }

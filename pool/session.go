@@ -162,6 +162,7 @@ type Session struct {
 	event     uint32
 
 	recorded bool // Create has written the pool's record
+	relabel  bool // a repair has lost the label: the start makes it again
 
 	dataName, metadataName string // where start has found the devices of a device backing
 }

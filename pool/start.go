@@ -136,7 +136,7 @@ func (s *Session) meet(ctx context.Context) error {
 			return err
 		}
 		// Of a pool that is damaged the transaction id, a random number, must do where the label is hit.
-		if err := s.checkLabel(); err != nil && (writable || !errors.Is(err, errUnreadableLabel)) {
+		if err := s.foundLabel(); err != nil && (writable || !errors.Is(err, errUnreadableLabel)) {
 			return err
 		}
 		if !writable {

@@ -122,7 +122,10 @@ func (a *app) mayRepair(r pool.RepairReport, yes bool) error {
 	if len(r.Appeared) > 0 {
 		a.note("thin devices that appear again: %v", r.Appeared)
 	}
-	if yes || len(r.Losses) == 0 && r.Unreadable == "" {
+	if r.Label {
+		a.note("the pool's label is lost, and is made again of the records: nothing else says that the data is this pool's")
+	}
+	if yes || len(r.Losses) == 0 && r.Unreadable == "" && !r.Label {
 		return nil
 	}
 	ok, err := a.confirmed(r.Pool, fmt.Sprintf("%s will lose what cannot be read any more", count(len(r.Losses), "node")))
