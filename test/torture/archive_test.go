@@ -145,11 +145,14 @@ func tarOfAll(order []string, files map[string][]byte) []byte {
 	return b.Bytes()
 }
 
-// file writes the archive where it is not there yet, and returns its path.
+// file writes the archive where it is not there yet, and returns its path. Its writer may be killed.
 func (a archive) file(dir string) (string, error) {
 	path := filepath.Join(dir, strings.ReplaceAll(a.ref, ":", "-")+".tar")
 	if _, err := os.Stat(path); err == nil {
 		return path, nil
 	}
-	return path, os.WriteFile(path, a.data, 0o600)
+	if err := os.WriteFile(path+".new", a.data, 0o600); err != nil {
+		return "", err
+	}
+	return path, os.Rename(path+".new", path)
 }
