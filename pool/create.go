@@ -71,6 +71,9 @@ func (spec Spec) complete() (Spec, error) {
 		if spec.DataDevice == "" || spec.MetadataDevice == "" {
 			return bad("a data and a metadata device are needed")
 		}
+		if spec.DataSize != 0 || spec.MetadataSize != 0 {
+			return bad("the sizes are those of its devices")
+		}
 	default:
 		return bad("backing %q is not known", spec.Backing)
 	}
@@ -404,6 +407,9 @@ func Destroy(ctx context.Context, dirs Dirs, name string) error {
 		return p.notFound(err)
 	}
 	if err := s.idle(ctx); err != nil {
+		return fmt.Errorf("destroy pool %q: %w", name, err)
+	}
+	if err := s.p.present(ctx); err != nil {
 		return fmt.Errorf("destroy pool %q: %w", name, err)
 	}
 	err = s.Records.Update(ctx, func(tx *metadata.Tx) error {

@@ -58,10 +58,10 @@ func (spec Spec) measureDisks() (Spec, error) {
 			return fail(err)
 		}
 		have := max(int64(min(size, maxSize))-headerSpace, 0) / d.unit * d.unit
-		if have < max(d.least, *d.size) {
-			return fail(fmt.Errorf("%s is too small: it has %d bytes, and %d are needed: %w", d.path, size, max(d.least, *d.size)+headerSpace, errs.ErrInvalid))
+		if have < d.least {
+			return fail(fmt.Errorf("%s is too small: it has %d bytes, and %d are needed: %w", d.path, size, d.least+headerSpace, errs.ErrInvalid))
 		}
-		*d.size = defaulted(*d.size, min(have, d.most))
+		*d.size = min(have, d.most)
 	}
 	return spec, nil
 }

@@ -255,7 +255,8 @@ func (d *rawDevices) check(ctx context.Context, running bool) (list []Finding, e
 		case errors.As(err, &none):
 			list = append(list, NewFinding(FoundBackingMissing, name, "%v", err))
 		case err != nil:
-			list = append(list, NewFinding(FoundBackingTwice, name, "%v", err))
+			list = append(list, NewFinding(FoundBackingTwice, name, "%v", err),
+				NewFinding(FoundBackingMissing, name, "which of the two is the pool's cannot be told"))
 		}
 	}
 	return list, nil

@@ -46,6 +46,31 @@ func (d *rawDevices) remove(ctx context.Context) error {
 	return removeFiles(append(d.files.damagedCopies(), d.files.salvaged(), d.files.spare(), d.files.repaired(), d.files.savedDisks()+".new", d.files.savedDisks())...)
 }
 
+// present looks whether the disks are there that a destroy is going to clear: one that has begun must come to its end.
+func (p *Pool) present(ctx context.Context) error {
+	b, err := p.backing()
+	if err != nil {
+		return err
+	}
+	d, ok := b.(*rawDevices)
+	if !ok {
+		return nil
+	}
+	pair, err := d.either(ctx, false)
+	if none := (*missingError)(nil); errors.As(err, &none) {
+		return d.gone(err, errs.ErrDamaged)
+	}
+	if err != nil {
+		return err
+	}
+	return pair.Close()
+}
+
+// gone says what to do where a disk does not come back.
+func (d *rawDevices) gone(err, class error) error {
+	return errs.WithHint(fmt.Errorf("%w: %w", err, class), "attach the disk; if it is gone for good, remove "+d.files.dir()+" by hand")
+}
+
 // giveBack makes one of the devices what it was, or what it was not with no saved one.
 func (d *rawDevices) giveBack(ctx context.Context, s search, role string, saved *formerDisk) error {
 	seen, err := d.one(s, role)
@@ -53,8 +78,7 @@ func (d *rawDevices) giveBack(ctx context.Context, s search, role string, saved 
 		if d.givenBack(s, role, saved) {
 			return nil
 		}
-		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrBusy),
-			"attach the disk; if it is gone for good, remove "+d.files.dir()+" by hand")
+		return d.gone(err, errs.ErrDamaged)
 	}
 	if err != nil {
 		return err

@@ -87,8 +87,8 @@ func Swap(t testing.TB, a, b *LoopDisk) {
 	}
 }
 
-// NewDevice makes a pool on two loop devices, as New does on files. sector is the size of the disks' logical blocks, 0 for 512. Zero
-// sizes become small ones.
+// NewDevice makes a pool on two loop devices, as New does on files. sector is the size of the disks' logical blocks, 0 for 512. The sizes are
+// those that the disks have for it; zero ones become small ones.
 func NewDevice(t testing.TB, spec pool.Spec, sector uint32) *Env {
 	t.Helper()
 	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.ThinCheck)
@@ -104,6 +104,7 @@ func NewDevice(t testing.TB, spec pool.Spec, sector uint32) *Env {
 	e := &Env{Dirs: Dirs(t), Name: PoolName}
 	e.DataDisk, e.MetadataDisk = NewLoopDisk(t, data+head, sector), NewLoopDisk(t, meta+head, sector)
 	spec.Name, spec.DataDevice, spec.MetadataDevice = e.Name, e.DataDisk.Path, e.MetadataDisk.Path
+	spec.DataSize, spec.MetadataSize = 0, 0
 	if spec.BaseSize == 0 {
 		spec.BaseSize = 1 << 30
 	}

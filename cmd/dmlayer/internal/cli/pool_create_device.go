@@ -21,6 +21,8 @@ func (o *poolCreateOptions) checkDevices(f *pflag.FlagSet) (bool, error) {
 		return false, usagef("--data-device and --metadata-device: both are needed")
 	case f.Changed("loopback") && o.loopback:
 		return false, usagef("--loopback: not with --data-device")
+	case o.spec.DataSize != 0 || o.spec.MetadataSize != 0:
+		return false, usagef("--data-size and --metadata-size: not with --data-device, the pool uses all of both devices")
 	}
 	o.spec.Backing = pool.BackingDevice
 	return true, nil
