@@ -249,6 +249,7 @@ func TestRepairWithoutLabel(t *testing.T) {
 	}
 	// Interrupted between the metadata and the label, it can be repeated.
 	fault.Set(func(name string) error {
+		pooltest.Reached(name)
 		if name == "pool.repair.unlabelled" {
 			return refused
 		}
