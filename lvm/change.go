@@ -114,7 +114,7 @@ type ThinPoolSpec struct {
 	NoSpare bool // no room is kept for a repair of the metadata
 }
 
-// CreateThinPool makes a thin pool of lvm2. Errors are those of CreateLV.
+// CreateThinPool makes a thin pool of lvm2, which does what lvm2 takes for right when it is full. Errors are those of CreateLV.
 func (c *Client) CreateThinPool(ctx context.Context, vg VG, o ThinPoolSpec) error {
 	yes := map[bool]string{true: "y", false: "n"}
 	bytes := func(n int64) string { return strconv.FormatInt(n, 10) + "b" }
@@ -126,13 +126,11 @@ func (c *Client) CreateThinPool(ctx context.Context, vg VG, o ThinPoolSpec) erro
 		args = append(args, "--discards", o.Discards)
 	}
 	_, err := c.command(ctx, "lvcreate", append(args, "--", vg.Name)...)
-	if err != nil || o.WhenFull == "" {
-		return c.explainCreate(ctx, vg, o.Name, o.Size, err)
-	}
-	return c.SetWhenFull(ctx, LV{VG: vg.Name, Name: o.Name}, o.WhenFull)
+	return c.explainCreate(ctx, vg, o.Name, o.Size, err)
 }
 
-// SetWhenFull says what a thin pool does when it is full: "error" or "queue". lvcreate of 2.03.16 does not take it.
+// SetWhenFull says what a thin pool does when it is full: "error" or "queue", and not what it does already. lvcreate of 2.03.16 does
+// not take it.
 func (c *Client) SetWhenFull(ctx context.Context, pool LV, what string) error {
 	yes := map[bool]string{true: "y", false: "n"}
 	if _, err := c.command(ctx, "lvchange", "-y", "--errorwhenfull", yes[what == "error"], "--", pool.VG+"/"+pool.Name); err != nil {

@@ -108,8 +108,8 @@ func ownDevices() []string {
 
 // filter returns the machine's own filter, in the language of lvm2's configuration.
 func (c *Client) filter(ctx context.Context) (string, error) {
-	// 2.03.16 has no --valuesonly.
-	out, err := c.start(ctx, "lvmconfig", "--typeconfig", "full", "devices/global_filter")
+	// 2.03.16 has no --valuesonly, and fails where there is no setting at all: one is said that is the default.
+	out, err := c.start(ctx, "lvmconfig", "--config", `devices/dir="/dev"`, "--typeconfig", "full", "devices/global_filter")
 	if err != nil {
 		return "", fmt.Errorf("read the filter of lvm2: %w", err)
 	}
@@ -119,6 +119,9 @@ func (c *Client) filter(ctx context.Context) (string, error) {
 	}
 	return strings.TrimSpace(value), nil
 }
+
+// acceptAll is lvm2's own filter, which says nothing.
+const acceptAll = `["a|.*|"]`
 
 // reject puts patterns that reject devices before those of a filter. A device is taken if any of its names is accepted, so
 // that all of its names have to be rejected.
@@ -130,7 +133,7 @@ func reject(own []string, filter string) string {
 	}
 	rest, list := strings.CutPrefix(filter, "[")
 	switch {
-	case filter == "" || list && strings.TrimSpace(rest) == "]":
+	case filter == "" || filter == acceptAll || list && strings.TrimSpace(rest) == "]":
 	case list:
 		patterns = append(patterns, strings.TrimSpace(strings.TrimSuffix(rest, "]")))
 	default:

@@ -173,7 +173,7 @@ func TestConfig(t *testing.T) {
 	if err != nil || !strings.Contains(config, "udev_sync=0") || !strings.Contains(config, want) {
 		t.Errorf("without udev: %q, %v\n%s", config, err, asked())
 	}
-	for filter, want := range map[string]string{"[]": "]", "": "]", `"a|.*|"`: `,"a|.*|"]`, `[ "a|x|" ]`: `,"a|x|"]`} {
+	for filter, want := range map[string]string{"[]": "]", "": "]", `["a|.*|"]`: "]", `"a|.*|"`: `,"a|.*|"]`, `[ "a|x|" ]`: `,"a|x|"]`} {
 		if got := reject([]string{"dm-1"}, filter); !strings.HasSuffix(got, `-#"`+want) {
 			t.Errorf("%q: %s", filter, got)
 		}

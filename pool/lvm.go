@@ -51,9 +51,12 @@ type holding struct {
 
 func (h holding) all() []lvm.LV { return slices.Concat(h.data, h.metadata) }
 
-func (h holding) active() (lvs []lvm.LV) {
+func (h holding) active() []lvm.LV { return h.which(true) }
+func (h holding) asleep() []lvm.LV { return h.which(false) }
+
+func (h holding) which(active bool) (lvs []lvm.LV) {
 	for _, lv := range h.all() {
-		if lv.Active {
+		if lv.Active == active {
 			lvs = append(lvs, lv)
 		}
 	}
@@ -189,25 +192,10 @@ func (v volumes) attach(ctx context.Context) (a attached, err error) {
 	return a, nil
 }
 
-// ready makes the volumes active, and their devices what lvm2 says that they are.
+// ready makes the volumes active. What it returns tells which were not.
 func (v volumes) ready(ctx context.Context) (holding, error) {
-	h, err := v.find(ctx)
+	h, err := v.settled(ctx)
 	if err != nil {
-		return h, v.missing(err)
-	}
-	if err := v.whole(h); err != nil {
-		return h, err
-	}
-	var sleeping, stale []lvm.LV
-	for _, lv := range h.all() {
-		switch {
-		case !lv.Active:
-			sleeping = append(sleeping, lv)
-		case lv.Suspended || v.stale(lv):
-			stale = append(stale, lv)
-		}
-	}
-	if err := v.lvm.Refresh(ctx, stale...); err != nil {
 		return h, err
 	}
 	if v.p.record.State == metadata.PoolReady {
@@ -215,7 +203,26 @@ func (v volumes) ready(ctx context.Context) (holding, error) {
 			return h, err
 		}
 	}
-	return h, v.lvm.Activate(ctx, sleeping...)
+	return h, v.lvm.Activate(ctx, h.asleep()...)
+}
+
+// settled finds the volumes, and makes the devices of those that are active what lvm2 says that they are. A command of lvm2 that
+// works on them holds a lock that keeps the look at them waiting: what is found to be different has been left so by one that died.
+func (v volumes) settled(ctx context.Context) (holding, error) {
+	h, err := v.find(ctx)
+	if err != nil {
+		return h, v.missing(err)
+	}
+	if err := v.whole(h); err != nil {
+		return h, err
+	}
+	var odd []lvm.LV
+	for _, lv := range h.active() {
+		if lv.Suspended || v.stale(lv) {
+			odd = append(odd, lv)
+		}
+	}
+	return h, v.lvm.Refresh(ctx, odd...)
 }
 
 // stale tells whether a volume's device has another size than the volume: a command died that was about to make it larger.
@@ -352,16 +359,10 @@ func (v volumes) open(ctx context.Context, write bool) (_ *media, err error) {
 		if err != nil {
 			return nil, err
 		}
-		var woken []lvm.LV
-		for _, lv := range h.all() {
-			if !lv.Active {
-				woken = append(woken, lv)
-			}
-		}
 		m.release = func() error {
 			undo, cancel := UndoContext(ctx)
 			defer cancel()
-			return v.lvm.Deactivate(undo, woken...)
+			return v.lvm.Deactivate(undo, h.asleep()...)
 		}
 		if data, metadata, err = v.devs(); err != nil {
 			return nil, err

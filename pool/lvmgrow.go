@@ -17,11 +17,8 @@ var (
 
 // room tells what the volumes have, and what the volume group has left for them.
 func (v volumes) room(ctx context.Context) (Room, error) {
-	h, err := v.find(ctx)
+	h, err := v.settled(ctx)
 	if err != nil {
-		return Room{}, v.missing(err)
-	}
-	if err := v.whole(h); err != nil {
 		return Room{}, err
 	}
 	extent := h.vg.ExtentSize
@@ -32,13 +29,10 @@ func (v volumes) room(ctx context.Context) (Room, error) {
 	return r, nil
 }
 
-// grow makes the volumes larger, and what lvm2 says of them true where a growth before this one died.
+// grow makes the volumes larger.
 func (v volumes) grow(ctx context.Context, data, metadata int64) error {
-	h, err := v.find(ctx)
+	h, err := v.settled(ctx)
 	if err != nil {
-		return v.missing(err)
-	}
-	if err := v.whole(h); err != nil {
 		return err
 	}
 	if h.vg.MissingPVs > 0 {
@@ -58,11 +52,6 @@ func (v volumes) grow(ctx context.Context, data, metadata int64) error {
 }
 
 func (v volumes) growOne(ctx context.Context, h holding, lv lvm.LV, size int64) error {
-	if lv.Active && (lv.Suspended || v.stale(lv)) {
-		if err := v.lvm.Refresh(ctx, lv); err != nil {
-			return err
-		}
-	}
 	extent := h.vg.ExtentSize
 	return v.lvm.Extend(ctx, lv, (size+extent-1)/extent*extent)
 }

@@ -204,28 +204,45 @@ func (v volumes) removeThinPool(ctx context.Context, vg lvm.VG) (at places, err 
 // restoreThinPool makes the thin pool again, unless it is there.
 func (v volumes) restoreThinPool(ctx context.Context, vg lvm.VG) error {
 	r := v.p.record.Backing.LVM.Replaced
-	lvs, err := v.lvm.LVs(ctx, vg.UUID)
+	lv, there, err := v.replaced(ctx, vg)
 	if err != nil {
 		return err
 	}
-	if lv, there := (takeover{v.lvm, vg, lvs}).named(r.Name); there {
-		if lv.Type == "thin-pool" && lv.ThinPool.Thins == 0 && r.WhenFull != "" && lv.ThinPool.WhenFull != r.WhenFull { // whoever made it died
-			return v.lvm.SetWhenFull(ctx, lv, r.WhenFull)
+	if !there {
+		spec := lvm.ThinPoolSpec{
+			Name: r.Name, Size: r.DataSize, MetadataSize: r.MetadataSize, NoSpare: r.NoSpare,
+			ThinPool: lvm.ThinPool{ChunkSize: r.ChunkSize, Zero: r.Zero, Discards: r.Discards},
 		}
-		v.p.log.Info("the volume is there, and no thin pool is made in its place", "volume", vg.Name+"/"+r.Name, "type", lv.Type)
+		err := v.lvm.CreateThinPool(ctx, vg, spec)
+		if err != nil && !spec.NoSpare && ctx.Err() == nil && !errors.Is(err, errs.ErrExists) {
+			spec.NoSpare = true // its room is somebody else's by now
+			err = v.lvm.CreateThinPool(ctx, vg, spec)
+		}
+		if err != nil {
+			return err
+		}
+		if lv, there, err = v.replaced(ctx, vg); err != nil {
+			return err
+		}
+	}
+	if !there || lv.Type != "thin-pool" {
+		v.p.log.Warn("another volume is there, and no thin pool is made in its place", "volume", vg.Name+"/"+r.Name, "type", lv.Type)
 		return nil
 	}
-	spec := lvm.ThinPoolSpec{
-		Name: r.Name, Size: r.DataSize, MetadataSize: r.MetadataSize, NoSpare: r.NoSpare,
-		ThinPool: lvm.ThinPool{ChunkSize: r.ChunkSize, Zero: r.Zero, Discards: r.Discards, WhenFull: r.WhenFull},
-	}
-	err = v.lvm.CreateThinPool(ctx, vg, spec)
-	if err != nil && !spec.NoSpare && ctx.Err() == nil { // the room of the spare is somebody else's by now
-		spec.NoSpare = true
-		err = v.lvm.CreateThinPool(ctx, vg, spec)
-	}
-	if err != nil {
-		return err
+	if lv.ThinPool.Thins == 0 && r.WhenFull != "" && lv.ThinPool.WhenFull != r.WhenFull {
+		if err := v.lvm.SetWhenFull(ctx, lv, r.WhenFull); err != nil {
+			return err
+		}
 	}
 	return pointLVMRestored.Hit()
+}
+
+// replaced looks for a volume with the name of the thin pool whose place the volumes have taken.
+func (v volumes) replaced(ctx context.Context, vg lvm.VG) (lv lvm.LV, there bool, err error) {
+	lvs, err := v.lvm.LVs(ctx, vg.UUID)
+	if err != nil {
+		return lv, false, err
+	}
+	lv, there = takeover{v.lvm, vg, lvs}.named(v.p.record.Backing.LVM.Replaced.Name)
+	return lv, there, nil
 }
