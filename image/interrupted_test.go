@@ -115,7 +115,7 @@ func TestFullPool(t *testing.T) {
 	for _, fs := range []string{"ext4", "xfs"} {
 		t.Run(fs, func(t *testing.T) {
 			testenv.Need(t, testenv.Feature(fs))
-			e := pooltest.New(t, pool.Spec{FS: fs, DataSize: 256 << 20})
+			e := pooltest.New(t, pool.Spec{FS: fs, DataSize: 256 << 20, Space: pool.Space{MinFree: -1}})
 			s, ctx, f := e.Open(t), pooltest.Context(t), image.Heavy(3, 40<<20, true)
 			must[layer.Node](t)(s.CreateSnapshot(ctx, "big", layer.SnapshotOptions{}))
 			fillNode(t, s, "big", 140<<20)

@@ -13,6 +13,7 @@ import (
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
+	"github.com/dmlayer/dmlayer/thinpool"
 )
 
 var (
@@ -298,6 +299,29 @@ func (s *Store) Trim(ctx context.Context, name string) (uint64, error) {
 	return trimmed, opError("trim", name, err)
 }
 
+// trimMounted trims the file system that is mounted at dir. What was deleted is not free in it before its journal says so. To write that, a
+// full pool needs what was free before.
+func (o *op) trimMounted(ctx context.Context, dir string) (trimmed uint64, err error) {
+	if o.Status.Mode == thinpool.ModeOutOfDataSpace {
+		if trimmed, err = o.trimOnce(ctx, dir); err != nil {
+			return trimmed, err
+		}
+	}
+	if err := fsutil.SyncFS(dir); err != nil {
+		return trimmed, o.explainFull(err)
+	}
+	more, err := o.trimOnce(ctx, dir)
+	return trimmed + more, err
+}
+
+func (o *op) trimOnce(ctx context.Context, dir string) (uint64, error) {
+	trimmed, err := fsutil.Trim(ctx, dir)
+	if err == nil {
+		_, err = o.Thin.Commit() // what was discarded is free only then
+	}
+	return trimmed, err
+}
+
 func (o *op) trim(ctx context.Context, n metadata.Node) (uint64, error) {
 	mounts, err := o.mountsOf(n.ID)
 	if err != nil {
@@ -305,13 +329,7 @@ func (o *op) trim(ctx context.Context, n metadata.Node) (uint64, error) {
 	}
 	for _, m := range mounts {
 		if !m.ReadOnly() {
-			trimmed, err := fsutil.Trim(ctx, m.Dir)
-			if err != nil {
-				return trimmed, err
-			}
-			// What was discarded is free once the pool has committed it.
-			_, err = o.Thin.Commit()
-			return trimmed, err
+			return o.trimMounted(ctx, m.Dir)
 		}
 	}
 	if len(mounts) > 0 {

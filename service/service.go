@@ -109,7 +109,7 @@ func (c Config) tasks(store *layer.Store, servers []Endpoint, tell *notifier) []
 		tasks = append(tasks, e.Serve)
 	}
 	w := newWatcher(c, store, tell)
-	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, tell.watchdog)
+	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, tell.watchdog)
 }
 
 // together runs tasks until one of them ends, ends the others and waits for them.
