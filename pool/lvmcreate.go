@@ -182,7 +182,7 @@ func (v volumes) remove(ctx context.Context) error {
 	h, err := v.find(ctx)
 	switch {
 	case errors.Is(err, errs.ErrNotFound) && !l.MadeVG:
-		return errs.WithHint(v.missing(err), "attach its disks and repeat; if they are gone for good, remove the folder "+v.p.files.dir())
+		return v.gone(err)
 	case err != nil && !errors.Is(err, errs.ErrNotFound):
 		return err
 	case err == nil:
@@ -196,6 +196,26 @@ func (v volumes) remove(ctx context.Context) error {
 		}
 	}
 	return removeFiles(append(v.p.files.damagedCopies(), v.p.files.salvaged(), v.p.files.repaired(), v.p.files.spare())...)
+}
+
+// present looks whether the volume group is there, and all of it, before a destroy begins, which must come to its end.
+func (v volumes) present(ctx context.Context) error {
+	vg, err := v.group(ctx)
+	if err != nil {
+		return v.gone(err)
+	}
+	if vg.MissingPVs > 0 {
+		err := fmt.Errorf("volume group %q: %d physical volumes are missing: %w", vg.Name, vg.MissingPVs, errs.ErrDamaged)
+		return errs.WithHint(err, "attach their disks, or take them out of the group: vgreduce --removemissing "+vg.Name)
+	}
+	return nil
+}
+
+func (v volumes) gone(err error) error {
+	if err = v.missing(err); !errors.Is(err, errs.ErrDamaged) {
+		return err
+	}
+	return errs.WithHint(err, "attach its disks; if they are gone for good, remove the folder "+v.p.files.dir()+" by hand")
 }
 
 // removeFrom removes the volumes from their group, and the group if it was made for them and holds nothing else.

@@ -52,6 +52,9 @@ func (p *Pool) present(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if v, ok := b.(volumes); ok {
+		return v.present(ctx)
+	}
 	d, ok := b.(*rawDevices)
 	if !ok {
 		return nil
