@@ -55,9 +55,8 @@ func (spec *Spec) planVolumes(ctx context.Context, uuid string) (*metadata.LVM, 
 	if errors.Is(err, errs.ErrNotFound) {
 		return nil, errs.WithHint(err, "vgs shows the volume groups that there are")
 	}
-	if err == nil && vg.MissingPVs > 0 {
-		err = errs.WithHint(fmt.Errorf("volume group %q: %d physical volumes are missing: %w", vg.Name, vg.MissingPVs, errs.ErrDamaged),
-			"attach their disks; pvs -o+missing shows them")
+	if err == nil {
+		err = complete(vg)
 	}
 	if err != nil {
 		return nil, err
@@ -204,11 +203,16 @@ func (v volumes) present(ctx context.Context) error {
 	if err != nil {
 		return v.gone(err)
 	}
-	if vg.MissingPVs > 0 {
-		err := fmt.Errorf("volume group %q: %d physical volumes are missing: %w", vg.Name, vg.MissingPVs, errs.ErrDamaged)
-		return errs.WithHint(err, "attach their disks, or take them out of the group: vgreduce --removemissing "+vg.Name)
+	return complete(vg)
+}
+
+// complete is ErrDamaged for a volume group of which disks are missing: lvm2 does not change it.
+func complete(vg lvm.VG) error {
+	if vg.MissingPVs == 0 {
+		return nil
 	}
-	return nil
+	err := fmt.Errorf("volume group %q: %d physical volumes are missing: %w", vg.Name, vg.MissingPVs, errs.ErrDamaged)
+	return errs.WithHint(err, "attach their disks (pvs -o+missing shows them), or take them out of the group: vgreduce --removemissing "+vg.Name)
 }
 
 func (v volumes) gone(err error) error {

@@ -2,9 +2,7 @@ package pool
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/lvm"
 	"github.com/dmlayer/dmlayer/thinpool"
@@ -35,9 +33,8 @@ func (v volumes) grow(ctx context.Context, data, metadata int64) error {
 	if err != nil {
 		return err
 	}
-	if h.vg.MissingPVs > 0 {
-		err := fmt.Errorf("volume group %q: %d physical volumes are missing: %w", h.vg.Name, h.vg.MissingPVs, errs.ErrDamaged)
-		return errs.WithHint(err, "attach their disks; pvs -o+missing shows them")
+	if err := complete(h.vg); err != nil {
+		return err
 	}
 	if err := v.growOne(ctx, h, h.metadata[0], metadata); err != nil {
 		return err
