@@ -21,6 +21,7 @@ var childOperations = pooltest.Operations{
 	"open":      childOpen,
 	"exhausted": childExhausted,
 	"pool":      childPool,
+	"volumes":   childVolumes,
 	"child of":  childOf,
 
 	"die viewing":  childViewing(unix.SIGKILL),

@@ -48,6 +48,7 @@ func TestMain(m *testing.M) {
 //	                        the same, with half of FILE as standard input, and ^C once TEXT is to be seen
 //	state remember|same     remembers pool, nodes, images, record store and files; compares with them
 //	tmpfs DIR SIZE          mounts a small file system
+//	vg NAME MIB             makes a volume group on a new disk
 func TestScripts(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.Ext4)
 	testscript.Run(t, testscript.Params{
@@ -55,8 +56,8 @@ func TestScripts(t *testing.T) {
 		Setup:              setup,
 		RequireUniqueNames: true,
 		Condition: func(cond string) (bool, error) {
-			if cond == "xfs" {
-				testenv.Need(t, testenv.XFS)
+			if feature, ok := map[string]testenv.Feature{"xfs": testenv.XFS, "lvm": testenv.LVM}[cond]; ok {
+				testenv.Need(t, feature)
 				return true, nil
 			}
 			return false, fmt.Errorf("unknown condition %q", cond)
@@ -72,6 +73,7 @@ func TestScripts(t *testing.T) {
 			"terminal":  cmdTerminal,
 			"state":     cmdState,
 			"tmpfs":     cmdTmpfs,
+			"vg":        cmdVG,
 
 			"terminal-type": cmdTerminalType,
 			"terminal-stop": cmdTerminalStop,
@@ -99,10 +101,12 @@ func setup(env *testscript.Env) error {
 	env.Values[stateKey{}] = new(string)
 	mounts := new([]string)
 	env.Values[mountsKey{}] = mounts
+	vgs := new(groups)
+	env.Values[groupsKey{}] = vgs
 	vars := slices.Clone(env.Vars)
 	env.Defer(func() {
 		cleanUp(program, vars)
-		if err := unmountAll(*mounts); err != nil {
+		if err := errors.Join(vgs.remove(), unmountAll(*mounts)); err != nil {
 			env.T().Fatal(err)
 		}
 	})
