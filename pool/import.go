@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -23,10 +24,11 @@ var (
 
 // ImportOptions say what Import takes over.
 type ImportOptions struct {
-	Dir     string // the folder that holds the pool's data and metadata
-	Name    string // "": that of the folder where it is in its place, else the one in the records
-	Records string // the file of a backup of the records; "": the newest copy that is whole
-	Empty   bool   // no records: all devices are kept, and none has a name
+	Dir     string   // the folder that holds the pool's data and metadata
+	Devices []string // or the devices that it lies on, of which one will do: the other is searched for
+	Name    string   // "": that of the folder where it is in its place, else the one in the records
+	Records string   // the file of a backup of the records; "": the newest copy that is whole
+	Empty   bool     // no records: all devices are kept, and none has a name
 
 	// Confirm is asked before anything is changed. Its error is Import's. nil is yes.
 	Confirm func(ImportReport) error
@@ -40,9 +42,13 @@ type ImportOptions struct {
 // Up to one rename nothing has changed; after it the pool is imported, and any start of it finishes what is left. A pool
 // that was to be moved and lost its process in between can be imported again from where it is.
 func Import(ctx context.Context, dirs Dirs, o ImportOptions) (ImportReport, error) {
-	report, err := importPool(ctx, dirs, o)
+	from, do := o.Dir, importPool
+	if len(o.Devices) > 0 {
+		from, do = strings.Join(o.Devices, " and "), importDisks
+	}
+	report, err := do(ctx, dirs, o)
 	if err != nil {
-		return report, fmt.Errorf("import pool from %s: %w", o.Dir, kernelError(err))
+		return report, fmt.Errorf("import pool from %s: %w", from, kernelError(err))
 	}
 	return report, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -115,24 +116,25 @@ func (d *rawDevices) sizes(pair rawPair) (data, meta int64, err error) {
 // place is a file that tells which folder the running pool belongs to: of two that describe the same disks one is a copy.
 func (d *rawDevices) place() string { return filepath.Join(d.files.state(d.record.UUID), "place") }
 
-// placeID is what stays the same of the pool's folder whatever leads there.
-func (d *rawDevices) placeID() (string, error) {
+// placeID is what stays the same of a folder whatever leads there.
+func placeID(dir string) (string, error) {
 	var st unix.Stat_t
-	if err := unix.Stat(d.files.dir(), &st); err != nil {
-		return "", &os.PathError{Op: "stat", Path: d.files.dir(), Err: err}
+	if err := unix.Stat(dir, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: dir, Err: err}
 	}
 	return fmt.Sprintf("%x-%x", st.Dev, st.Ino), nil
 }
 
+// markPlace writes what the folder is, and where, for people and for an import.
 func (d *rawDevices) markPlace() error {
-	id, err := d.placeID()
+	id, err := placeID(d.files.dir())
 	if err != nil {
 		return err
 	}
 	if err := makeDirs(filepath.Dir(d.place())); err != nil {
 		return err
 	}
-	return os.WriteFile(d.place(), []byte(id), 0o600)
+	return os.WriteFile(d.place(), []byte(id+" "+d.files.dir()), 0o600)
 }
 
 // under goes by the mark: what the pool's linear devices lie on was looked at when they were made.
@@ -144,8 +146,9 @@ func (d *rawDevices) under(*devmapper.Client) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	id, err := d.placeID()
-	return id == string(mark), err
+	marked, _, _ := strings.Cut(string(mark), " ")
+	id, err := placeID(d.files.dir())
+	return id == marked, err
 }
 
 // detached has nothing to do: what lies on the devices are tables, which are the caller's.

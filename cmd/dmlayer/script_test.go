@@ -33,6 +33,7 @@ func TestMain(m *testing.M) {
 // TestScripts runs testdata/script/*.txt, each with a root and a run directory of its own. Beside
 // the commands of testscript they have:
 //
+//	disk VARIABLE SIZE SECTOR    makes a disk, and a variable with its path
 //	exits CODE COMMAND...   the command, which must exit with CODE
 //	archive FILE REF DIR... an archive as of docker save: an image whose layers are the directories
 //	cut FILE BYTES          cuts a file off
@@ -64,6 +65,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"exits":     cmdExits,
+			"disk":      cmdDisk,
 			"archive":   cmdArchive,
 			"cut":       cmdCut,
 			"sum":       cmdSum,

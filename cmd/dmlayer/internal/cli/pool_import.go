@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,11 +25,12 @@ type poolImportOptions struct {
 func (a *app) newPoolImport() *cobra.Command {
 	var o poolImportOptions
 	cmd := &cobra.Command{
-		Use:   "import DIR",
+		Use:   "import DIR|DEVICE...",
 		Short: "Take over a pool whose records are lost, or that comes from another machine",
 		Long: `Takes over the pool on the files data and metadata in DIR: one whose root directory is gone, whose
 records were put back from a copy, or that comes from another root directory or machine. DIR is moved to its
 place under the root directory, if it is not there; both must be on one file system. Prints the pool's name.
+A pool on two disks (--data-device of create) is imported by either of them, or both.
 
 The records are taken from the record store in DIR, if it is whole, from the copies that dmlayer keeps in
 the pool itself, or from a backup, whichever is the newest; --records names a backup that is to be used
@@ -37,14 +40,15 @@ are of no use: thin ids mean other devices since. What the pool has and the reco
 what they know and the pool does not have stays recorded: both are listed, and nothing is deleted. Where
 there is any, import asks first; without a terminal to ask on, it does nothing unless --force is given.`,
 		Example: `  dmlayer pool import /var/lib/dmlayer/pools/default
-  dmlayer pool import --name old /mnt/disk/pools/default`,
-		Args: args(1, 1),
+  dmlayer pool import --name old /mnt/disk/pools/default
+  dmlayer pool import /dev/sdb /dev/sdc`,
+		Args: args(1, 2),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if o.Dir = args[0]; o.Dir == "" {
-				return usagef("pool import: the folder has no name")
+			if slices.Contains(args, "") {
+				return usagef("pool import: the folder or device has no name")
 			}
 			if o.Name, err = a.importName(cmd, o.Name); err != nil {
 				return err
@@ -55,6 +59,9 @@ there is any, import asks first; without a terminal to ask on, it does nothing u
 			if err := a.needRoot(cmd); err != nil {
 				return err
 			}
+			if o.Dir = args[0]; len(args) > 1 || isDevice(o.Dir) {
+				o.Dir, o.Devices = "", args
+			}
 			return a.runPoolImport(cmd.Context(), o)
 		},
 	}
@@ -64,6 +71,12 @@ there is any, import asks first; without a terminal to ask on, it does nothing u
 	f.BoolVar(&o.Empty, "empty", false, "use no records: all thin devices are kept, and have no names")
 	f.BoolVarP(&o.force, "force", "f", false, "do not ask, whatever records and pool do not agree on")
 	return exitCodes(cmd, 3, 4, 5, 6, 7, 8)
+}
+
+// isDevice tells whether a path leads to a device and not to a folder.
+func isDevice(path string) bool {
+	st, err := os.Stat(path)
+	return err == nil && st.Mode()&os.ModeDevice != 0
 }
 
 // importName returns the name that the user wants, "" for none.
