@@ -100,6 +100,19 @@ func TestCopyAndRestore(t *testing.T) {
 	}
 }
 
+// A name that leads out of a folder is of no node.
+func TestCopyWithPaths(t *testing.T) {
+	text := copyOf(t, fullStore(t))
+	c, err := metadata.ReadCopy(bytes.NewReader(text))
+	must(t, err)
+	for _, name := range []string{"../../etc", "a/b", "..", ".", "a\x00b"} {
+		c.Nodes[0].Name = name
+		if err := metadata.Restore(filepath.Join(t.TempDir(), "records.db"), c); !errors.Is(err, errs.ErrDamaged) {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+}
+
 // Whoever has a store open that is replaced sees the new one, and never takes what he has read for what is in it.
 func TestReplacedWhileOpen(t *testing.T) {
 	s := fullStore(t)

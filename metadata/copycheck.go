@@ -36,6 +36,9 @@ func (c *Copy) check() error {
 		if names[n.Name] || n.Name == "" || len(n.Name) > maxKeyLength || n.Size <= 0 {
 			return bad("node %q has the name of another, none, or no size", n.Name)
 		}
+		if n.Name == "." || n.Name == ".." || strings.ContainsAny(n.Name, "/\x00") { // it is part of paths
+			return bad("node %d has the name %q", n.ID, n.Name)
+		}
 		nodes[n.Key], ids[n.ID], names[n.Name] = n, true, true
 	}
 	for _, t := range c.Tombstones {

@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -47,7 +48,8 @@ func (f files) backupDir(uuid string) string {
 	return filepath.Join(f.backups(), f.name+"-"+uuid)
 }
 
-// listBackups returns the backups in a folder, the oldest first. What is no backup by its name is nobody's business.
+// listBackups returns the backups in a folder, the oldest first: by the version of the store, which only rises, since the clock may have
+// been wrong. What is no backup by its name is nobody's business.
 func listBackups(dir string) ([]Backup, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -60,7 +62,7 @@ func listBackups(dir string) ([]Backup, error) {
 			list = append(list, b)
 		}
 	}
-	slices.SortFunc(list, func(a, b Backup) int { return a.Taken.Compare(b.Taken) })
+	slices.SortFunc(list, func(a, b Backup) int { return cmp.Or(cmp.Compare(a.Version, b.Version), a.Taken.Compare(b.Taken)) })
 	return list, nil
 }
 

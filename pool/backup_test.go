@@ -45,6 +45,22 @@ func TestBackupsRotate(t *testing.T) {
 	}
 }
 
+// A clock that was ahead once does not have the backups that come after it taken for old ones.
+func TestBackupsOfWrongClock(t *testing.T) {
+	p := testSession(t).p
+	dir := p.files.backupDir(p.record.UUID)
+	future := time.Date(2040, 1, 1, 0, 0, 0, 0, time.UTC)
+	for i := range keptBackups {
+		must(t, p.writeBackup(nil, copyAt(future.Add(time.Duration(i)*time.Second), uint64(i))))
+	}
+	must(t, p.writeBackup(nil, copyAt(future.AddDate(-14, 0, 0), 100)))
+	list, err := listBackups(dir)
+	must(t, err)
+	if last := list[len(list)-1]; len(list) != keptBackups || last.Version != 100 {
+		t.Errorf("the last of %d is %+v", len(list), last)
+	}
+}
+
 func TestBackupDue(t *testing.T) {
 	p := testSession(t).p
 	must(t, makeDirs(p.files.dir()))

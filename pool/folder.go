@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -237,8 +237,7 @@ func (l *folder) readLabelCopies(thin io.ReaderAt) {
 func (l *folder) readBackups(folders []string) {
 	var dirs []string
 	for _, f := range slices.Compact(folders) {
-		found, _ := filepath.Glob(filepath.Join(f, "*-"+l.label.UUID))
-		dirs = append(dirs, found...)
+		dirs = append(dirs, named(f, func(name string) bool { return strings.HasSuffix(name, "-"+l.label.UUID) })...)
 	}
 	for _, dir := range dirs {
 		list, err := listBackups(dir)

@@ -200,6 +200,10 @@ func (im *importer) run(ctx context.Context, o ImportOptions) (ImportReport, err
 	if im.inPlace && l.healthy(im.p.files.name) {
 		return plan.report, im.healthy()
 	}
+	if !im.inPlace { // what it would start is whoever's the records are
+		space := &plan.records.Pool.Space
+		plan.report.Hook, space.Hook = space.Hook, ""
+	}
 	if o.Confirm != nil {
 		if err := o.Confirm(plan.report); err != nil {
 			return plan.report, err

@@ -1,11 +1,13 @@
 package pool_test
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 
+	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/test/pooltest"
 )
@@ -17,7 +19,7 @@ func TestImportElsewhere(t *testing.T) {
 	fillPool(t, a)
 	must(t, pool.Stop(ctx, a.Dirs, a.Name))
 	for what, lost := range map[string]func(dir string){
-		"with its records":    func(string) {},
+		"with its records":    addHook(t),
 		"without its records": func(dir string) { must(t, os.Remove(filepath.Join(dir, "records.db"))) },
 		"and its side files": func(dir string) {
 			must(t, os.Remove(filepath.Join(dir, "records.db")))
@@ -30,6 +32,9 @@ func TestImportElsewhere(t *testing.T) {
 			copyFolder(t, folder(a), dir)
 			lost(dir)
 			r := imported(t, b.Dirs, pool.ImportOptions{Dir: dir, Name: b.Name})
+			if (r.Hook == "/bin/false") != (what == "with its records") || hook(t, b) != "" {
+				t.Errorf("hook %q of the records, %q afterwards", r.Hook, hook(t, b))
+			}
 			if r.Name != b.Name || r.SideFiles != (what != "and its side files") {
 				t.Errorf("imported with %+v", r)
 			}
@@ -45,6 +50,36 @@ func TestImportElsewhere(t *testing.T) {
 		})
 	}
 	must(t, pool.Start(ctx, a.Dirs, a.Name))
+}
+
+// addHook gives the records in a folder a program to be started.
+func addHook(t testing.TB) func(dir string) {
+	return func(dir string) {
+		t.Helper()
+		store := metadata.New(filepath.Join(dir, "records.db"), noLock{})
+		must(t, store.Update(pooltest.Context(t), func(tx *metadata.Tx) error {
+			r, err := tx.Pool()
+			if err != nil {
+				return err
+			}
+			r.Space.Hook = "/bin/false"
+			return tx.PutPool(r)
+		}))
+		must(t, store.Close())
+	}
+}
+
+type noLock struct{}
+
+func (noLock) LockStore(context.Context, bool) (func(), error) { return func() {}, nil }
+
+// hook returns the program that a pool's records have started.
+func hook(t testing.TB, e *pooltest.Env) string {
+	t.Helper()
+	p, err := pool.Open(pooltest.Context(t), e.Dirs, e.Name, nil)
+	must(t, err)
+	defer p.Close()
+	return p.Record().Space.Hook
 }
 
 func copyFolder(t testing.TB, from, to string) {

@@ -26,6 +26,8 @@ type ImportReport struct {
 
 	Missing []MissingNode // recorded, and not in the pool
 	Orphans []Orphan      // in the pool, and not recorded: they are kept
+	// Hook is the program that the records have serve start, and that is left out as they come from elsewhere.
+	Hook string
 	// SideFiles tells whether the folder has side files. Without them, the tars of image layers cannot be made again.
 	SideFiles bool
 }

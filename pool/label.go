@@ -3,6 +3,7 @@ package pool
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -78,6 +79,9 @@ func decodeLabel(r io.Reader) (label, error) {
 	var l label
 	if err := json.Unmarshal(text[:n], &l); err != nil {
 		return bad(err.Error())
+	}
+	if raw, err := hex.DecodeString(l.UUID); err != nil || 2*len(raw) != uuidLength {
+		return bad(fmt.Sprintf("the pool's UUID is %q", l.UUID))
 	}
 	return l, nil
 }

@@ -82,6 +82,17 @@ func (f files) lock() (string, error) {
 // because a pool of the same name under another root may share the run directory.
 func (f files) state(uuid string) string { return filepath.Join(f.dirs.Run, "state", uuid) }
 
+// named returns the paths in a folder whose names fit, in order. A folder's own path may hold anything, and is no pattern.
+func named(dir string, fits func(name string) bool) (paths []string) {
+	entries, _ := os.ReadDir(dir)
+	for _, e := range entries {
+		if fits(e.Name()) {
+			paths = append(paths, filepath.Join(dir, e.Name()))
+		}
+	}
+	return paths
+}
+
 // The suffixes of a pool's own devices; a thin device's is its id.
 const (
 	suffixPool     = "pool"

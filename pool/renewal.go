@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -37,8 +36,7 @@ func (f files) renewal(tid uint64) renewal {
 
 // renewals are all such places that are there.
 func (f files) renewals() []string {
-	found, _ := filepath.Glob(filepath.Join(f.dir(), "*"+renewalMark+"*"))
-	return found
+	return named(f.dir(), func(name string) bool { return strings.Contains(name, renewalMark) })
 }
 
 // dropRenewals takes away what renewals left that died before they were recorded, or that have come to their end.
@@ -125,8 +123,10 @@ func (s *Session) prepared(ctx context.Context) (meta, blobs string, err error) 
 // revertRenewals puts the old side files back where a renewal had begun to be finished of which no record is left. The metadata
 // is still the old one then.
 func (f files) revertRenewals() error {
-	begun, _ := filepath.Glob(f.metadata() + renewalMark + "*")
-	for _, path := range begun {
+	for _, path := range f.renewals() {
+		if !strings.HasPrefix(path, f.metadata()) {
+			continue
+		}
 		suffix := strings.TrimPrefix(path, f.metadata())
 		places := renewal{metadata: path, blobs: f.blobs() + suffix, replaced: f.blobs() + ".old" + suffix}
 		if !exists(places.replaced) {

@@ -255,7 +255,7 @@ func (r *repairer) overrides() []string {
 	return []string{
 		"--transaction-id", strconv.FormatUint(record.TransactionID, 10),
 		"--data-block-size", strconv.FormatUint(uint64(devmapper.SectorsOf(uint64(record.BlockSize))), 10),
-		"--nr-data-blocks", strconv.FormatInt(record.Backing.DataSize/record.BlockSize, 10),
+		"--nr-data-blocks", strconv.FormatInt(r.media.data.size/record.BlockSize, 10),
 	}
 }
 

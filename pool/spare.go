@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,8 +28,8 @@ func (f files) salvaged() string { return f.metadata() + ".salvaged" }
 
 // damagedCopies are the metadata files that repairs have replaced.
 func (f files) damagedCopies() []string {
-	found, _ := filepath.Glob(f.metadata() + ".damaged-*")
-	return found
+	prefix := filepath.Base(f.metadata()) + ".damaged-"
+	return named(f.dir(), func(name string) bool { return strings.HasPrefix(name, prefix) })
 }
 
 // repaired is a spare that is to be copied over the metadata of a backing that is no file: the pool has been repaired, and

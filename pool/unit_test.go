@@ -162,7 +162,7 @@ func TestInFlight(t *testing.T) {
 }
 
 func TestLabelCodec(t *testing.T) {
-	want := label{UUID: "u", Settings: metadata.Pool{Name: "p", FS: "xfs", MkfsOptions: []string{"-K"}}}
+	want := label{UUID: strings.Repeat("5e", 16), Settings: metadata.Pool{Name: "p", FS: "xfs", MkfsOptions: []string{"-K"}}}
 	b, err := encodeLabel(want)
 	must(t, err)
 	if len(b)%4096 != 0 {
@@ -191,7 +191,7 @@ func TestLabelCodec(t *testing.T) {
 }
 
 func FuzzDecodeLabel(f *testing.F) {
-	b, err := encodeLabel(label{UUID: "u"})
+	b, err := encodeLabel(label{UUID: strings.Repeat("5e", 16)})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -165,6 +165,7 @@ func TestSoak(t *testing.T) {
 	must(t, err)
 	must(t, withDisk(t.Context(), s, "first", true, func(*os.File) error { return nil })) // makes folders that stay
 	work(max(operations/20, 100))                                                         // what is made once and kept
+	hold(t, s, e)                                                                         // leaves a note of how full the pool is
 	before := hold(t, s, e)
 	t.Logf("before: %v", before)
 	work(operations)

@@ -127,6 +127,9 @@ func (a *app) noteImport(r pool.ImportReport) {
 	for _, d := range r.Orphans {
 		a.note("not in the records: thin device %d with %s, made at transaction %#x, which is kept", d.ID, humanSize(d.Bytes), d.Transaction)
 	}
+	if r.Hook != "" {
+		a.note("not taken over: the hook %s", r.Hook)
+	}
 	if !r.SideFiles {
 		a.note("the folder has no side files: the tars of image layers cannot be made again")
 	}
