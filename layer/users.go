@@ -79,11 +79,14 @@ func (o *op) mountFor(ctx context.Context, n metadata.Node, user string, uo User
 	if err != nil {
 		return Mounted{}, err
 	}
-	users, err := o.users(n.ID)
-	if err != nil {
-		return Mounted{}, err
+	before := 0
+	if mounted {
+		users, err := o.users(n.ID)
+		if err != nil {
+			return Mounted{}, err
+		}
+		before = users[user]
 	}
-	before := users[user]
 	if !uo.Once || before == 0 {
 		if err := o.setUser(n.ID, user, before+1); err != nil {
 			return Mounted{}, err
@@ -266,7 +269,10 @@ func (o *op) setUser(id metadata.ThinID, user string, count int) error {
 	}
 	err := os.WriteFile(path, strconv.AppendInt(nil, int64(count), 10), 0o600)
 	if errors.Is(err, os.ErrNotExist) {
-		if err = os.MkdirAll(o.userDir(id), 0o700); err == nil {
+		if err = unix.Mkdir(o.userDir(id), 0o700); errors.Is(err, unix.ENOENT) {
+			err = os.MkdirAll(o.userDir(id), 0o700)
+		}
+		if err == nil {
 			err = os.WriteFile(path, strconv.AppendInt(nil, int64(count), 10), 0o600)
 		}
 	}

@@ -39,6 +39,8 @@ type Driver struct {
 	mu      sync.Mutex
 	pending map[string]*pending // layers that have no content yet, by Docker's id
 	options Options
+
+	known sync.Map // names of nodes that were seen to be Docker's, which spares looking
 }
 
 // New returns the driver of a pool's nodes, with the options that Docker gave last: it gives them when it starts, which may be long ago.
@@ -75,6 +77,31 @@ func (d *Driver) node(ctx context.Context, id string) (layer.Node, error) {
 	return n, err
 }
 
+// name returns the name of the node with an id. That it is Docker's is looked up once; that it is there, whatever is done with it finds out.
+func (d *Driver) name(ctx context.Context, id string) (string, error) {
+	name, err := nodeName(id)
+	if err != nil {
+		return "", err
+	}
+	if _, ok := d.known.Load(name); ok {
+		return name, nil
+	}
+	n, err := d.node(ctx, id)
+	if err != nil {
+		return "", err
+	}
+	d.known.Store(n.Name, true)
+	return n.Name, nil
+}
+
+// forgetGone passes an error on, and forgets a node that it says is gone.
+func (d *Driver) forgetGone(name string, err error) error {
+	if errors.Is(err, errs.ErrNotFound) {
+		d.known.Delete(name)
+	}
+	return err
+}
+
 // settled returns the node with an id, and makes it where it has no content yet.
 func (d *Driver) settled(ctx context.Context, id string) (layer.Node, error) {
 	if err := d.settle(ctx, id); err != nil {
@@ -106,21 +133,22 @@ func (d *Driver) Remove(ctx context.Context, id string) error {
 	if gone || err != nil {
 		return err
 	}
-	n, err := d.node(ctx, id)
+	name, err := d.name(ctx, id)
 	if errors.Is(err, errs.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	err = d.store.Remove(ctx, n.Name)
+	err = d.store.Remove(ctx, name)
 	if errors.Is(err, errs.ErrBusy) {
-		if err := d.store.Dismiss(ctx, n.Name, user, 0); err != nil {
+		if err := d.store.Dismiss(ctx, name, user, 0); err != nil {
 			return err
 		}
-		err = d.store.Remove(ctx, n.Name)
+		err = d.store.Remove(ctx, name)
 	}
-	if errors.Is(err, errs.ErrNotFound) {
+	if err == nil || errors.Is(err, errs.ErrNotFound) {
+		d.known.Delete(name)
 		return nil
 	}
 	return err

@@ -14,7 +14,10 @@ import (
 
 // Get mounts a layer, read-only, or a container, counts it, and returns the directory. label is an SELinux label of the mount, or "".
 func (d *Driver) Get(ctx context.Context, id, label string) (string, error) {
-	n, err := d.settled(ctx, id)
+	if err := d.settle(ctx, id); err != nil {
+		return "", err
+	}
+	name, err := d.name(ctx, id)
 	if err != nil {
 		return "", err
 	}
@@ -25,8 +28,8 @@ func (d *Driver) Get(ctx context.Context, id, label string) (string, error) {
 		}
 		options = append(slices.Clone(options), "context="+strconv.Quote(label))
 	}
-	m, err := d.store.MountFor(ctx, n.Name, user, layer.UserOptions{Options: options})
-	return m.Dir, err
+	m, err := d.store.MountFor(ctx, name, user, layer.UserOptions{Options: options})
+	return m.Dir, d.forgetGone(name, err)
 }
 
 // Put takes one Get back. With the last one the node is unmounted.
@@ -34,11 +37,11 @@ func (d *Driver) Put(ctx context.Context, id string) error {
 	if d.find(id) != nil {
 		return nil // it was never mounted
 	}
-	n, err := d.node(ctx, id)
+	name, err := d.name(ctx, id)
 	if err != nil {
 		return err
 	}
-	return d.store.UnmountFor(ctx, n.Name, user)
+	return d.forgetGone(name, d.store.UnmountFor(ctx, name, user))
 }
 
 // adopt settles what an earlier Docker has counted: it was killed, or has ended. Its containers may be running, so that what is mounted of them is one use,

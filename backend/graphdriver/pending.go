@@ -126,15 +126,24 @@ func (d *Driver) createWritable(ctx context.Context, id, parent string, size int
 			so.Size = base
 		}
 	} else {
-		n, err := d.settled(ctx, parent)
-		if err != nil {
+		if err := d.settle(ctx, parent); err != nil {
 			return fmt.Errorf("create %q: parent: %w", id, err)
 		}
-		so.Parent = n.Name
-		if size == 0 && base > n.Size {
-			so.Size = base
+		if so.Parent, err = d.name(ctx, parent); err != nil {
+			return fmt.Errorf("create %q: parent: %w", id, err)
+		}
+		if size == 0 && base > 0 {
+			n, err := d.store.Get(ctx, so.Parent)
+			if err != nil {
+				return fmt.Errorf("create %q: parent: %w", id, d.forgetGone(so.Parent, err))
+			}
+			if base > n.Size {
+				so.Size = base
+			}
 		}
 	}
-	_, err = d.store.CreateSnapshot(ctx, name, so)
+	if _, err = d.store.CreateSnapshot(ctx, name, so); err == nil {
+		d.known.Store(name, true)
+	}
 	return err
 }

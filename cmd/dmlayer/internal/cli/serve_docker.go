@@ -25,7 +25,9 @@ type dockerServer struct {
 
 func openDocker(ctx context.Context, a *app, store *layer.Store, path string) (endpointServer, error) {
 	log := a.logger()
-	failed := func(method string, err error) { log.Warn("request of Docker failed", slog.String("method", method), slog.Any("error", err)) }
+	failed := func(method string, err error) {
+		log.Warn("request of Docker failed", slog.String("method", method), slog.Any("error", err))
+	}
 	p := plugin.New(failed, graphdriver.Kind, volume.Kind)
 	graph, err := graphdriver.New(ctx, store)
 	if err != nil {
