@@ -1,11 +1,14 @@
 package pool_test
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/run"
@@ -85,8 +88,10 @@ func TestVolumes(t *testing.T) {
 	spec.DataSize = 300 << 20
 	mustFail(t, pool.Create(ctx, e.Dirs, spec), errs.ErrNoSpace)
 
-	must(t, pool.Create(ctx, e.Dirs, onVolumes("testvg")))
-	if st := state(t, e); *st.DataTotal < 200<<20 || st.DataDevice == "" || st.MetadataDevice == "" {
+	spec = onVolumes("testvg")
+	spec.DataPercent = 60
+	duel(t, e, spec)
+	if st := state(t, e); *st.DataTotal < 140<<20 || *st.DataTotal > 160<<20 || st.DataDevice == "" || st.MetadataDevice == "" {
 		t.Errorf("after create: %+v", st)
 	}
 	s := e.Open(t)
@@ -99,6 +104,7 @@ func TestVolumes(t *testing.T) {
 	if n := run.Started() - before; n > 0 {
 		t.Errorf("%d programs were started for the operations of a node", n)
 	}
+	extendVolumes(t, e)
 	must(t, e.Check(ctx)) // stops it, and wants the volumes to be inactive
 
 	// After a reboot: activated by somebody or not, on another device, the group with another name.
@@ -108,6 +114,7 @@ func TestVolumes(t *testing.T) {
 	pooltest.LVM(t, "vgchange", "-an", "testvg")
 	detach()
 	mustFail(t, pool.Start(ctx, e.Dirs, e.Name), errs.ErrDamaged)
+	mustFail(t, pool.Destroy(ctx, e.Dirs, e.Name), errs.ErrDamaged)
 	disk, err = fsutil.Attach(ctx, fsutil.LoopOptions{Path: file})
 	must(t, err)
 	pooltest.LVM(t, "vgrename", "testvg", "renamed")
@@ -118,4 +125,82 @@ func TestVolumes(t *testing.T) {
 		t.Errorf("volumes after destroy:\n%s\nbefore:\n%s", now, others)
 	}
 	pooltest.LVM(t, "vgremove", "-f", "-y", "renamed")
+}
+
+// extendVolumes makes the pool larger, though a command of lvm2 died before it resumed the volume of the data.
+func extendVolumes(t *testing.T, e *pooltest.Env) {
+	t.Helper()
+	ctx := pooltest.Context(t)
+	before := state(t, e)
+	more := func(n int64) pool.Extension {
+		return pool.Extension{Data: pool.Extent{Bytes: n, More: true}, Metadata: pool.Extent{Bytes: 4 << 20, More: true}}
+	}
+	_, err := pool.Extend(ctx, e.Dirs, e.Name, more(1<<30))
+	mustFail(t, err, errs.ErrNoSpace)
+	dm, err := devmapper.Open()
+	must(t, err)
+	defer dm.Close()
+	const minors = "/dev/dm-"
+	minor, err := strconv.ParseUint(strings.TrimPrefix(before.DataDevice, minors), 10, 32)
+	must(t, err)
+	list, err := dm.List("LVM-")
+	must(t, err)
+	for _, d := range list {
+		if d.Dev.Minor == uint32(minor) {
+			must(t, dm.Suspend(ctx, devmapper.ByUUID(d.UUID), devmapper.SuspendOptions{}))
+		}
+	}
+	_, err = pool.Extend(ctx, e.Dirs, e.Name, more(16<<20))
+	must(t, err)
+	after := state(t, e)
+	if *after.DataTotal != *before.DataTotal+(16<<20) || *after.MetadataTotal <= *before.MetadataTotal {
+		t.Errorf("the pool has %d and %d bytes, before %d and %d", *after.DataTotal, *after.MetadataTotal, *before.DataTotal, *before.MetadataTotal)
+	}
+}
+
+// Metadata on a volume is renewed, and repaired, as that in a file is.
+func TestVolumesRenewAndRepair(t *testing.T) {
+	e := pooltest.NewLVM(t, 128<<20, pool.Spec{DataSize: 64 << 20, BaseSize: 16 << 20})
+	ctx := pooltest.Context(t)
+	s := e.Open(t)
+	_, err := s.CreateSnapshot(ctx, "one", layer.SnapshotOptions{})
+	must(t, err)
+	lives, err := pool.Renew(ctx, e.Dirs, e.Name, nil)
+	must(t, err)
+	if lives.After.IDs >= lives.Before.IDs {
+		t.Errorf("renewed: %+v", lives)
+	}
+	report, err := pool.RepairMetadata(ctx, e.Dirs, e.Name, pool.RepairOptions{})
+	must(t, err)
+	if !report.Sound || len(report.Losses) > 0 {
+		t.Errorf("repaired: %+v", report)
+	}
+	s = e.Open(t)
+	useNode(t, s, "one")
+}
+
+// duel has two create a pool of one name, which do not know of each other, in one volume group at once. One must win, and have all; it
+// becomes the pool of e.
+func duel(t *testing.T, e *pooltest.Env, spec pool.Spec) {
+	t.Helper()
+	both := []pool.Dirs{e.Dirs, pooltest.Dirs(t)}
+	failed := make(chan error, len(both))
+	for _, dirs := range both {
+		go func() {
+			err := pool.Create(pooltest.Context(t), dirs, spec)
+			if err == nil {
+				e.Dirs = dirs
+			}
+			failed <- err
+		}()
+	}
+	var losers []error
+	for range both {
+		if err := <-failed; err != nil {
+			losers = append(losers, err)
+		}
+	}
+	if len(losers) != 1 || !errors.Is(losers[0], errs.ErrExists) {
+		t.Fatalf("errors: %v", losers)
+	}
 }
