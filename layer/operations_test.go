@@ -426,6 +426,26 @@ func usingOperations() []operation {
 			again: layer.ErrNotFound,
 		},
 		{
+			name: "remove what has much, later",
+			prepare: func(t testing.TB, w *world) {
+				makeSnapshot(t, w.s, w.name("s"), "base")
+				writeMiB(t, mount(t, w.s, w.name("s")), "much", 3)
+				unmount(t, w.s, w.name("s"))
+			},
+			run: func(ctx context.Context, s *layer.Store, p string) error {
+				if _, err := s.RemoveNode(ctx, p+"s", layer.RemoveOptions{NoWait: true}); err != nil {
+					return err
+				}
+				_, err := s.Reap(ctx, nil)
+				return err
+			},
+			done: func(ctx context.Context, w *world) (bool, error) {
+				ok, err := w.exists(ctx, w.name("s"))
+				return !ok, err
+			},
+			again: layer.ErrNotFound,
+		},
+		{
 			name: "remove a layer with side files",
 			prepare: func(t testing.TB, w *world) {
 				_, err := w.s.CreateLayer(pooltest.Context(t), w.name("l"), layer.LayerOptions{Parent: "base"}, fillWith(nil))

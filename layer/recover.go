@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
 
@@ -39,13 +41,38 @@ func (o *op) recover(ctx context.Context) error {
 	if err := o.SettleMetadata(); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	left, err := o.candidates(ctx)
+	left, tombs, err := o.candidates(ctx)
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	if err := pointRecoverSeen.Hit(); err != nil {
 		return err
 	}
+	if len(tombs) > 0 {
+		if served, err := o.s.pool.Served(ctx); err != nil || !served {
+			left = append(left, tombs...)
+		}
+	}
+	c := cleaning{budget: recoverDiscards}
+	if err := o.cleanAll(ctx, left, &c); err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	return nil
+}
+
+// cleaning is what is done about thin devices that nothing names, or that are being deleted.
+type cleaning struct {
+	budget int64 // of bytes to discard
+	known  pool.Dead
+	gone   int               // how many were deleted
+	more   int               // how many have more to discard than the budget allows
+	open   []metadata.ThinID // what somebody has open
+	// progress, unless nil, is told how much of a thin device was discarded.
+	progress func(id metadata.ThinID, done, total int64)
+}
+
+// cleanAll cleans up those of the ids whose locks can be had at once, and that are still nobody's by then.
+func (o *op) cleanAll(ctx context.Context, left []metadata.ThinID, c *cleaning) error {
 	var locked []metadata.ThinID
 	defer func() {
 		for _, id := range locked {
@@ -55,7 +82,7 @@ func (o *op) recover(ctx context.Context) error {
 	for _, id := range left {
 		ok, err := o.TryLockID(id)
 		if err != nil {
-			return fmt.Errorf("recover: %w", err)
+			return err
 		}
 		if ok {
 			locked = append(locked, id)
@@ -67,35 +94,42 @@ func (o *op) recover(ctx context.Context) error {
 	if err := pointRecoverLocked.Hit(); err != nil {
 		return err
 	}
+	return o.cleanLocked(ctx, locked, c)
+}
+
+// cleanLocked is cleanAll for ids whose locks are held.
+func (o *op) cleanLocked(ctx context.Context, locked []metadata.ThinID, c *cleaning) error {
 	dead, err := o.stillLeft(ctx, locked)
-	if err != nil {
-		return fmt.Errorf("recover: %w", err)
-	}
-	if len(dead) == 0 {
-		return nil
+	if err != nil || len(dead) == 0 {
+		return err
 	}
 	// What is deleted by a record must not come back with the record's loss.
 	if err := o.Records.Sync(ctx); err != nil {
-		return fmt.Errorf("recover: %w", err)
+		return err
 	}
 	gone := o.s.seenGone()
-	budget := int64(recoverDiscards)
+	dead = slices.DeleteFunc(dead, func(id metadata.ThinID) bool { return gone[id] })
+	if len(dead) == 0 {
+		return nil
+	}
+	if c.known, err = o.ReadDead(ctx, dead...); err != nil {
+		return err
+	}
 	var all error
 	for _, id := range dead {
-		if gone[id] {
-			continue
+		if err := o.clean(ctx, id, c); err != nil {
+			all = errors.Join(all, fmt.Errorf("thin device %d: %w", id, err))
 		}
-		if err := o.clean(ctx, id, &budget); err != nil {
-			all = errors.Join(all, fmt.Errorf("recover: thin device %d: %w", id, err))
+		if ctx.Err() != nil {
+			break
 		}
 	}
 	return all
 }
 
-// candidates returns the ids in flight that nothing names, and the tombstones.
-func (o *op) candidates(ctx context.Context) ([]metadata.ThinID, error) {
-	var ids []metadata.ThinID
-	err := o.view(ctx, func(tx *metadata.Tx) error {
+// candidates returns the ids in flight that nothing names, and the tombstones of what was not seen gone.
+func (o *op) candidates(ctx context.Context) (inFlight, tombs []metadata.ThinID, err error) {
+	err = o.view(ctx, func(tx *metadata.Tx) error {
 		record, err := tx.Pool()
 		if err != nil {
 			return err
@@ -107,15 +141,24 @@ func (o *op) candidates(ctx context.Context) ([]metadata.ThinID, error) {
 		}
 		for id := low; id < cursor; id++ {
 			if !tx.Named(id) {
-				ids = append(ids, id)
+				inFlight = append(inFlight, id)
 			}
 		}
-		tombs, err := tx.Tombstones()
-		for _, t := range tombs {
-			ids = append(ids, t.ID)
-		}
+		tombs, err = o.s.tombstones(tx)
 		return err
 	})
+	return inFlight, tombs, err
+}
+
+// tombstones are those of thin devices that this process has not seen gone.
+func (s *Store) tombstones(tx *metadata.Tx) (ids []metadata.ThinID, err error) {
+	tombs, err := tx.Tombstones()
+	gone := s.seenGone()
+	for _, t := range tombs {
+		if !gone[t.ID] {
+			ids = append(ids, t.ID)
+		}
+	}
 	return ids, err
 }
 
@@ -140,14 +183,16 @@ func (o *op) stillLeft(ctx context.Context, ids []metadata.ThinID) ([]metadata.T
 }
 
 // clean deactivates and deletes a thin device that nothing names, or that is being deleted, and
-// removes its side files. Its lock is held. One that somebody has open stays until the next time.
-func (o *op) clean(ctx context.Context, id metadata.ThinID, budget *int64) error {
+// removes its side files. Its lock is held. One that somebody has open stays until the next time, and its kernel
+// device goes with the last who has.
+func (o *op) clean(ctx context.Context, id metadata.ThinID, c *cleaning) error {
 	if err := o.resumeDead(id); err != nil {
 		return err
 	}
 	err := o.remove(id)
 	if errors.Is(err, devmapper.ErrBusy) {
-		return nil
+		c.open = append(c.open, id)
+		return o.removeLater(id)
 	}
 	if err != nil {
 		return err
@@ -155,32 +200,67 @@ func (o *op) clean(ctx context.Context, id metadata.ThinID, budget *int64) error
 	if err := pointRecoverRemoved.Hit(); err != nil {
 		return err
 	}
-	return o.deleteThin(ctx, id, budget)
+	options := pool.DiscardOptions{Budget: &c.budget, Known: c.known}
+	if c.progress != nil {
+		options.Progress = func(done, total int64) { c.progress(id, done, total) }
+	}
+	end, err := o.deleteWith(ctx, id, options)
+	switch {
+	case err != nil:
+	case end == deletedMore:
+		c.more++
+	case end == deletedOpen:
+		c.open = append(c.open, id)
+	default:
+		c.gone++
+	}
+	return err
 }
 
-// deleteThin deletes a thin device and its side files, and tells the backing that its blocks are free, within a budget (see
-// pool.Session.Discard). When it has marked the id gone, the pool's status has shown that the deletion was committed. A
-// device that is not there is done; one that is open, or more than the budget allows, stays until the next time.
+// removeLater has the kernel remove a device when the last who has it open closes it.
+func (o *op) removeLater(id metadata.ThinID) error {
+	_, err := o.dm().Remove(o.ref(id), devmapper.RemoveOptions{Deferred: true})
+	return notFoundIsNil(err)
+}
+
+// deleteThin deletes a thin device and its side files, and tells the backing that its blocks are free, within a budget. A device that
+// is not there is done; one that somebody has open, or that has more than the budget allows, stays until the next time.
 func (o *op) deleteThin(ctx context.Context, id metadata.ThinID, budget *int64) error {
-	more, err := o.Discard(ctx, id, budget)
+	_, err := o.deleteWith(ctx, id, pool.DiscardOptions{Budget: budget})
+	return err
+}
+
+// deletion is how a deletion ended.
+type deletion int
+
+const (
+	deletedGone deletion = iota
+	deletedMore          // there is more to discard than the budget allowed
+	deletedOpen          // another mount namespace or program has it; the tombstone or the window remembers it
+)
+
+// deleteWith is deleteThin within the limits of pool.Session.Discard. When it has marked the id gone, the pool's status has
+// shown that the deletion was committed.
+func (o *op) deleteWith(ctx context.Context, id metadata.ThinID, options pool.DiscardOptions) (deletion, error) {
+	more, err := o.Discard(ctx, id, options)
 	if err != nil || more {
-		return err
+		return deletedMore, err
 	}
 	err = o.Thin.Delete(thinpool.ID(id))
 	if errors.Is(err, thinpool.ErrBusy) {
-		return nil // another mount namespace or program; the tombstone or the window remembers it
+		return deletedOpen, nil
 	}
 	if err != nil && !errors.Is(err, thinpool.ErrNoDevice) {
-		return err
+		return deletedGone, err
 	}
 	if err := pointRecoverDeleted.Hit(); err != nil {
-		return err
+		return deletedGone, err
 	}
 	if err := o.removeBlobs(id); err != nil {
-		return err
+		return deletedGone, err
 	}
 	o.s.markGone(id)
-	return nil
+	return deletedGone, nil
 }
 
 // removeBlobs removes a node's side files for good: when the tombstone is dropped, nothing names them any more.

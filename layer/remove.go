@@ -4,56 +4,150 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
 )
 
 var (
 	pointRemoveTombstone = fault.New("layer.remove.tombstone")
+	pointRemoveLater     = fault.New("layer.remove.later")
 	pointRemoveDeleted   = fault.New("layer.remove.deleted")
 )
 
-// Remove deletes a node. The tombstone is the commit point: once Remove returns, and also after a
-// crash from then on, the node is gone. A parent of living nodes, a node that a document holds, or one
-// in use is ErrBusy, and names who.
-func (s *Store) Remove(ctx context.Context, name string) error {
-	return opError("remove", name, s.withNode(ctx, s.beginDelete, name, func(o *op, n metadata.Node) error { return o.removeLocked(ctx, n) }))
+// RemoveOptions say what is waited for.
+type RemoveOptions struct {
+	// NoWait leaves everything but the tombstone to Reap, of whichever process, or to the next Open.
+	NoWait bool
+	// Progress, unless nil, is told how many of the bytes that only the node has were given back to the backing.
+	Progress func(done, total int64)
 }
 
-// removeLocked removes a node whose lock is held.
-func (o *op) removeLocked(ctx context.Context, n metadata.Node) error {
-	if err := o.quiesce(n); err != nil {
+// Removal is what became of a removed node.
+type Removal struct {
+	// Gone says that the node is removed, also where an error says that not all was done that belongs to it.
+	Gone bool
+	// Left says that its blocks are still in the pool: somebody has to finish, or the users have to end.
+	Left bool
+	// Users are those, in other mount namespaces, who have the node's file system open.
+	Users []fsutil.User
+}
+
+// Remove deletes a node, as RemoveNode does without options.
+func (s *Store) Remove(ctx context.Context, name string) error {
+	_, err := s.RemoveNode(ctx, name, RemoveOptions{})
+	return err
+}
+
+// RemoveNode deletes a node. The tombstone is the commit point: from then on, and also after a crash, the node is gone. A parent of living nodes, a node that a document holds, or one
+// in use is ErrBusy, and names who. One that is in use only in mount namespaces of others, who have copies of a mount that is not
+// here any more, is removed all the same: the kernel takes its device away after its last user, and Reap or the next Open the rest.
+//
+// Where ctx ends in the middle of giving the node's blocks back, the error is its cause, the node is gone, and the rest is left
+// to Reap or the next Open.
+func (s *Store) RemoveNode(ctx context.Context, name string, options RemoveOptions) (Removal, error) {
+	var r Removal
+	var id metadata.ThinID
+	t := tally{tell: options.Progress}
+	if options.Progress != nil {
+		options.Progress = t.show
+	}
+	err := s.withNode(ctx, s.beginDelete, name, func(o *op, n metadata.Node) (err error) {
+		id = n.ID
+		r, err = o.removeLocked(ctx, n, options)
 		return err
+	})
+	if err == nil && r.Left && !options.NoWait && len(r.Users) == 0 {
+		r.Left, err = s.finish(ctx, id, &t)
+	}
+	return r, opError("remove", name, err)
+}
+
+// removeLocked removes a node whose lock is held, and gives back as much as a Reap does at once.
+func (o *op) removeLocked(ctx context.Context, n metadata.Node, options RemoveOptions) (Removal, error) {
+	users, err := o.quiesceHere(n)
+	if err != nil {
+		return Removal{}, err
 	}
 	// What goes by the name goes while the name is still ours.
 	if err := o.removeLink(n.Name); err != nil {
-		return err
+		return Removal{}, err
 	}
 	_ = unix.Rmdir(filepath.Join(o.s.pool.MountDir(), n.Name)) // of a mount that died
-	err := o.update(ctx, func(tx *metadata.Tx) error {
+	err = o.update(ctx, func(tx *metadata.Tx) error {
 		if err := unused(tx, n); err != nil {
 			return err
 		}
 		return bury(tx, n)
 	})
 	if err != nil {
-		return err
+		return Removal{}, err
 	}
 	o.s.hints.drop(n.Name)
+	r := Removal{Gone: true, Left: true, Users: users}
 	if err := pointRemoveTombstone.Hit(); err != nil {
-		return err
+		return r, err
 	}
-	if err := o.deleteThin(ctx, n.ID, nil); err != nil {
-		return err
+	if len(users) > 0 {
+		if err := o.removeLater(n.ID); err != nil {
+			return r, err
+		}
+		return r, pointRemoveLater.Hit()
 	}
-	return pointRemoveDeleted.Hit()
+	if options.NoWait {
+		return r, nil
+	}
+	budget := int64(reapDiscards)
+	end, err := o.deleteWith(ctx, n.ID, pool.DiscardOptions{Budget: &budget, Progress: options.Progress})
+	if err == nil {
+		err = pointRemoveDeleted.Hit()
+	}
+	r.Left = end != deletedGone || err != nil
+	return r, err
+}
+
+// quiesceHere is quiesce, but for those who have the node's file system open in other mount namespaces, whom it returns: a copy of a
+// mount that is not here any more. They do not stand in the way of a removal.
+func (o *op) quiesceHere(n metadata.Node) ([]fsutil.User, error) {
+	busy := o.quiesce(n)
+	if !errors.Is(busy, errs.ErrBusy) {
+		return nil, busy
+	}
+	if claims, err := o.claims(n.ID); err != nil || len(claims) > 0 {
+		return nil, errors.Join(err, busy)
+	}
+	info, err := o.dm().Info(o.ref(n.ID))
+	if err != nil {
+		return nil, notFoundIsNil(err) // gone in between
+	}
+	return elsewhere(info, busy)
+}
+
+// elsewhere returns who has a file system open elsewhere, if nobody uses it here and nobody has the device itself; else busy.
+func elsewhere(info devmapper.Info, busy error) ([]fsutil.User, error) {
+	mounts, err := fsutil.MountsOf(info.Dev.Major, info.Dev.Minor)
+	if err != nil || len(mounts) > 0 {
+		return nil, errors.Join(err, busy)
+	}
+	if held, err := os.ReadDir(fmt.Sprintf("/sys/dev/block/%s/holders", info.Dev)); err != nil || len(held) > 0 {
+		return nil, busy
+	}
+	users, err := fsutil.UsersOf(info.Dev.Major, info.Dev.Minor)
+	if err != nil || len(users) == 0 || slices.ContainsFunc(users, func(u fsutil.User) bool { return u.How == fsutil.UsesDevice }) {
+		return nil, busy // also where nobody can be told
+	}
+	return users, nil
 }
 
 // unused is ErrBusy while the records say that something needs the node.
@@ -203,7 +297,7 @@ func (s *Store) pruneOne(ctx context.Context, n metadata.Node) (bool, error) {
 		err = o.resumeDead(n.ID)
 	}
 	if err == nil {
-		err = o.removeLocked(ctx, n)
+		_, err = o.removeLocked(ctx, n, RemoveOptions{})
 	}
 	if errors.Is(err, errs.ErrBusy) || errors.Is(err, errs.ErrNotFound) {
 		return false, nil

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"context"
+	"slices"
 
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
@@ -30,12 +31,12 @@ func (s *Store) Settle(ctx context.Context) ([]Work, error) {
 	if err != nil {
 		return nil, err
 	}
-	left, err := o.candidates(ctx)
+	inFlight, tombs, err := o.candidates(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var busy []Work
-	for _, id := range append(marked, left...) {
+	for _, id := range slices.Concat(marked, inFlight, tombs) {
 		held, err := o.LockedByOthers(id)
 		if err != nil {
 			return nil, err

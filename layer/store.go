@@ -27,6 +27,8 @@ type Store struct {
 	gone map[metadata.ThinID]bool // seen gone under their own lock; to be settled with the next write
 	life uint64                   // of the pool, see enterLife
 
+	inUse map[metadata.ThinID]bool // removed, and found open by somebody when this process reaped last
+
 	recoverDue bool            // see crowd
 	recoverAt  metadata.ThinID // high mark from which on it is due again
 

@@ -107,7 +107,11 @@ func (s *Session) named(ctx context.Context, by map[metadata.ThinID][]string) []
 				names[id] = fmt.Sprintf("%s %q", n.Kind, n.Name)
 			}
 		}
-		return nil
+		tombs, err := tx.Tombstones()
+		for _, t := range tombs {
+			names[t.ID] = fmt.Sprintf("removed node %q", t.Name)
+		}
+		return err
 	})
 	var users []string
 	for id, who := range by {
@@ -119,7 +123,7 @@ func (s *Session) named(ctx context.Context, by map[metadata.ThinID][]string) []
 	return users
 }
 
-// Holders says how a device is used, as far as this mount namespace and sysfs tell.
+// Holders says how a device is used, as far as sysfs and the processes tell that this one may look at.
 func (p *Pool) Holders(d devmapper.DevNum) []string {
 	var who []string
 	if mounts, err := fsutil.MountsOf(d.Major, d.Minor); err == nil {
@@ -130,6 +134,16 @@ func (p *Pool) Holders(d devmapper.DevNum) []string {
 	entries, _ := os.ReadDir(fmt.Sprintf("/sys/dev/block/%s/holders", d))
 	for _, e := range entries {
 		who = append(who, "held by "+e.Name())
+	}
+	if len(who) > 0 {
+		return who
+	}
+	users, err := fsutil.UsersOf(d.Major, d.Minor)
+	if err != nil {
+		p.log.Debug("look for users of a device", "device", d, "error", err)
+	}
+	for _, u := range users {
+		who = append(who, u.String())
 	}
 	if len(who) == 0 {
 		who = append(who, fmt.Sprintf("open (dm-%d) in another process or mount namespace", d.Minor))

@@ -35,33 +35,57 @@ const (
 // extent is a range of a thin device, in bytes.
 type extent struct{ offset, length uint64 }
 
+// Dead is what thin devices that are about to be deleted have for themselves, as far as it is worth to be discarded.
+type Dead map[metadata.ThinID][]extent
+
+// Bytes is how much a thin device has that is worth to be discarded.
+func (d Dead) Bytes(id metadata.ThinID) (n int64) {
+	for _, e := range d[id] {
+		n += int64(e.length)
+	}
+	return n
+}
+
+// DiscardOptions say how much Discard may do at once.
+type DiscardOptions struct {
+	// Budget, unless nil, is how many bytes may be discarded, up to a step more, and goes down by as many.
+	Budget *int64
+	// Known is what ReadDead returned, for this device among others; without it, Discard looks itself.
+	Known Dead
+	// Progress, unless nil, is called before the first step and after each with the bytes that are done and all that there are.
+	Progress func(done, total int64)
+}
+
 // Discard tells the backing that a thin device's blocks are not needed any more, where the backing wants to know. The device is
-// one that is about to be deleted, which would not tell: its lock is held, it is not active, and it is known to be dead durably. budget, unless nil, is how
-// many bytes that may be, up to a step more, and goes down by as many; more says that it was too small.
+// one that is about to be deleted, which would not tell: its lock is held, it is not active, and it is known to be dead durably.
+// more says that the budget was too small.
 //
 // Only blocks are discarded that no other device has. What was discarded is not mapped any more, so that whoever comes after a crash goes
 // on from there. Between two steps others get as much time as the last one took. That a device cannot be discarded, or not all of
 // it, is no error: it can be deleted all the same. Errors are the context's, and those of locks.
-func (s *Session) Discard(ctx context.Context, id metadata.ThinID, budget *int64) (more bool, err error) {
-	if s.Status.Discard != thinpool.DiscardPassdown || !s.Status.Commits() {
+func (s *Session) Discard(ctx context.Context, id metadata.ThinID, o DiscardOptions) (more bool, err error) {
+	if o.Known == nil {
+		if o.Known, err = s.ReadDead(ctx, id); err != nil {
+			return false, err
+		}
+	}
+	runs := o.Known[id]
+	if len(runs) == 0 || !s.affords(o.Known.Bytes(id)) {
 		return false, nil
 	}
-	runs, err := s.unshared(ctx, id)
-	if err != nil || !s.worthwhile(runs) {
-		return false, err
-	}
 	steps := stepsOf(runs, discardAtOnce)
-	if budget != nil {
-		affordable := int((max(*budget, 0) + discardAtOnce - 1) / discardAtOnce)
+	if o.Budget != nil {
+		affordable := int((max(*o.Budget, 0) + discardAtOnce - 1) / discardAtOnce)
 		more = len(steps) > affordable
 		steps = steps[:min(len(steps), affordable)]
-		*budget -= int64(len(steps)) * discardAtOnce
+		*o.Budget -= int64(len(steps)) * discardAtOnce
 	}
 	if len(steps) == 0 {
 		return more, nil
 	}
+	told := progress{tell: o.Progress, total: o.Known.Bytes(id)}
 	err = s.withDead(id, runs[len(runs)-1], func(f *os.File) error {
-		err := s.discard(ctx, f, steps)
+		err := s.discard(ctx, f, steps, &told)
 		if err == nil && more { // so that the next one finds it done: the pool commits what it is told to, else now and then
 			_ = fsutil.Flush(f)
 		}
@@ -70,25 +94,37 @@ func (s *Session) Discard(ctx context.Context, id metadata.ThinID, budget *int64
 	return more, err
 }
 
-// unshared returns what a thin device has for itself. It is read from the live metadata: nobody changes the mappings of a device that is
-// not active, and if what is shared is taken for not shared or the other way round, a discard costs or gives less.
-func (s *Session) unshared(ctx context.Context, id metadata.ThinID) (runs []extent, err error) {
+// progress adds up what was discarded.
+type progress struct {
+	tell        func(done, total int64)
+	done, total int64
+}
+
+func (p *progress) add(n int64) {
+	p.done += n
+	if p.tell != nil {
+		p.tell(p.done, p.total)
+	}
+}
+
+// ReadDead looks, once for all of them, at what thin devices have for themselves whose locks are held and that are not active. It
+// is read from the live metadata: nobody changes the mappings of a device that is not active, and if what is shared is taken for
+// not shared or the other way round, a discard costs or gives less. Errors are the context's, and those of locks.
+func (s *Session) ReadDead(ctx context.Context, ids ...metadata.ThinID) (Dead, error) {
+	dead := Dead{}
+	if s.Status.Discard != thinpool.DiscardPassdown || !s.Status.Commits() {
+		return dead, nil
+	}
 	unlock, err := s.withoutReaders(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
-	block := uint64(s.p.record.BlockSize)
 	err = s.glance(func(m *thinmeta.Metadata) error {
-		runs = runs[:0]
-		for run, err := range m.Unshared(ctx, uint64(id)) {
-			if err != nil {
+		clear(dead)
+		for _, id := range ids {
+			if err := s.unshared(ctx, m, id, dead); err != nil {
 				return err
-			}
-			if n := len(runs); n > 0 && runs[n-1].offset+runs[n-1].length == run.Begin*block {
-				runs[n-1].length += run.Length * block
-			} else {
-				runs = append(runs, extent{run.Begin * block, run.Length * block})
 			}
 		}
 		return nil
@@ -96,10 +132,35 @@ func (s *Session) unshared(ctx context.Context, id metadata.ThinID) (runs []exte
 	if ctx.Err() != nil {
 		return nil, err
 	}
-	if err != nil && !errors.Is(err, thinmeta.ErrNoDevice) {
-		s.p.log.Debug("read what a dead thin device has for itself", "id", id, "error", err)
+	if err != nil {
+		s.p.log.Debug("read what dead thin devices have for themselves", "ids", ids, "error", err)
 	}
-	return runs, nil
+	return dead, nil
+}
+
+// unshared adds what a thin device has for itself. One that is not there any more has nothing.
+func (s *Session) unshared(ctx context.Context, m *thinmeta.Metadata, id metadata.ThinID, dead Dead) error {
+	block := uint64(s.p.record.BlockSize)
+	var runs []extent
+	var bytes uint64
+	for run, err := range m.Unshared(ctx, uint64(id)) {
+		if errors.Is(err, thinmeta.ErrNoDevice) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n := len(runs); n > 0 && runs[n-1].offset+runs[n-1].length == run.Begin*block {
+			runs[n-1].length += run.Length * block
+		} else {
+			runs = append(runs, extent{run.Begin * block, run.Length * block})
+		}
+		bytes += run.Length * block
+	}
+	if bytes >= minDiscard {
+		dead[id] = runs
+	}
+	return nil
 }
 
 // withoutReaders keeps the pool's metadata from being read: a metadata snapshot shares all blocks, and what is discarded
@@ -111,15 +172,11 @@ func (s *Session) withoutReaders(ctx context.Context) (unlock func(), err error)
 	return func() { s.unlock(offsetMetaSnap) }, nil
 }
 
-// worthwhile tells whether there is enough to discard, and enough metadata to do it with: each leaf that changes is written anew
-// before the old one is free.
-func (s *Session) worthwhile(runs []extent) bool {
-	var bytes uint64
-	for _, r := range runs {
-		bytes += r.length
-	}
-	leaves := bytes / uint64(s.p.record.BlockSize) / leafMappings
-	return bytes >= minDiscard && s.Status.FreeMetadata() >= minFreeMetadata+leaves
+// affords tells whether there is enough metadata for a discard: each leaf that changes is written anew before the old one
+// is free.
+func (s *Session) affords(bytes int64) bool {
+	leaves := uint64(bytes/s.p.record.BlockSize) / leafMappings
+	return s.Status.FreeMetadata() >= minFreeMetadata+leaves
 }
 
 // stepsOf cuts extents up so that each step has at most that many bytes.
@@ -172,8 +229,9 @@ func (s *Session) withDead(id metadata.ThinID, last extent, fn func(*os.File) er
 }
 
 // discard does the steps, and pauses between them.
-func (s *Session) discard(ctx context.Context, f *os.File, steps [][]extent) error {
+func (s *Session) discard(ctx context.Context, f *os.File, steps [][]extent, told *progress) error {
 	var took time.Duration
+	told.add(0)
 	for _, step := range steps {
 		if err := pause(ctx, took); err != nil {
 			return fmt.Errorf("discard: %w", err)
@@ -184,6 +242,9 @@ func (s *Session) discard(ctx context.Context, f *os.File, steps [][]extent) err
 			return err
 		}
 		took = time.Since(began)
+		for _, e := range step {
+			told.add(int64(e.length))
+		}
 		if err := pointDiscardStep.Hit(); err != nil {
 			return err
 		}

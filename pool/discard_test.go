@@ -35,7 +35,7 @@ func TestDiscardWithinBudget(t *testing.T) {
 	}{
 		{budget(0), true, 150}, {budget(1), true, 86}, {budget(-1), true, 86}, {budget(64 << 20), true, 22}, {budget(1 << 30), false, 0}, {nil, false, 0},
 	} {
-		more, err := session.Discard(r.ctx, n.ID, step.budget)
+		more, err := session.Discard(r.ctx, n.ID, pool.DiscardOptions{Budget: step.budget})
 		must(t, err)
 		left := *state(t, r.Env).DataUsed >> 20
 		if more != step.more || left < step.left || left > step.left+8 {

@@ -2,8 +2,10 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/internal/lockfile"
@@ -68,4 +70,16 @@ func (s *Session) SettleMetadata() error {
 		err = s.Thin.ReleaseMetadataSnap()
 	}
 	return kernelError(err)
+}
+
+// releaseBeforeStop releases the metadata snapshot of a reader who died: it would outlive the pool's stop, and keep what it refers to.
+// The start/stop lock is held exclusively, so that nobody reads. Whatever is wrong with the pool, it can be stopped.
+func (s *Session) releaseBeforeStop() {
+	err := s.look()
+	if err == nil {
+		err = s.SettleMetadata()
+	}
+	if err != nil && !errors.Is(err, devmapper.ErrNotFound) {
+		s.p.log.Debug("release a metadata snapshot before the pool stops", "pool", s.p.files.name, "error", err)
+	}
 }

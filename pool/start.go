@@ -269,6 +269,7 @@ func Stop(ctx context.Context, dirs Dirs, name string) error {
 		return fmt.Errorf("stop pool %q: %w", name, err)
 	}
 	notCopied := s.copyBeforeStop(ctx)
+	s.releaseBeforeStop()
 	if err := s.deactivateAll(ctx); err != nil {
 		return fmt.Errorf("stop pool %q: %w", name, err)
 	}

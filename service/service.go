@@ -104,12 +104,12 @@ func (c Config) life(ctx context.Context, store *layer.Store, tell *notifier) (e
 type task func(ctx context.Context) error
 
 func (c Config) tasks(store *layer.Store, servers []Endpoint, tell *notifier) []task {
-	tasks := make([]task, 0, len(servers)+4)
+	tasks := make([]task, 0, len(servers)+5)
 	for _, e := range servers {
 		tasks = append(tasks, e.Serve)
 	}
 	w := newWatcher(c, store, tell)
-	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, tell.watchdog)
+	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, reaper{c, store}.run, tell.watchdog)
 }
 
 // together runs tasks until one of them ends, ends the others and waits for them.

@@ -313,6 +313,36 @@ func TestServeKilled(t *testing.T) {
 	}
 }
 
+// What is removed while a pool is served is gone at once, and its blocks come back by the service, also
+// of what was removed before.
+func TestReaps(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{DataSize: 256 * mib})
+	s, ctx := e.Open(t), pooltest.Context(t)
+	dirs := mounts(t, s, 2)
+	empty, _ := kernelPool(t, s)
+	must(t, errors.Join(writers(dirs, 20*mib)...))
+	for i := range dirs {
+		must(t, s.Unmount(ctx, fmt.Sprintf("w%d", i)))
+	}
+	_, err := s.RemoveNode(ctx, "w0", layer.RemoveOptions{NoWait: true})
+	must(t, err)
+	srv := serve(t, e)
+	changes, err := s.Pool().Changes(ctx)
+	must(t, err)
+	_, err = s.RemoveNode(ctx, "w1", layer.RemoveOptions{NoWait: true})
+	must(t, err)
+	for {
+		st, _ := kernelPool(t, s)
+		if st.UsedData <= empty.UsedData {
+			break
+		}
+		if _, ok := <-changes; !ok {
+			t.Fatalf("%d blocks used, %d when the nodes were empty: %v", st.UsedData, empty.UsedData, context.Cause(ctx))
+		}
+	}
+	must(t, srv.stop())
+}
+
 // A process dies with a file system frozen: it is thawed at once, and whoever writes to it does not notice.
 func TestDeadOwner(t *testing.T) {
 	e := pooltest.New(t, pool.Spec{})

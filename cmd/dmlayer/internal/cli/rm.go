@@ -2,19 +2,27 @@ package cli
 
 import (
 	"context"
+	"errors"
 
 	"github.com/spf13/cobra"
 
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
 func (a *app) newRm() *cobra.Command {
+	var noWait bool
 	cmd := &cobra.Command{
 		Use:     "rm NAME...",
 		Aliases: []string{"remove"},
 		Short:   "Remove nodes",
 		Long: `Removes nodes and prints the name of each that is gone. A node that is in use, that has children or
-that belongs to an image is left alone, and the error says who needs it.`,
+that belongs to an image is left alone, and the error says who needs it. A copy of a mount in another
+mount namespace keeps no node: it is told who has it, and the space comes back after the last of them.
+
+A node is gone at once, also if the machine dies. What only it had is then given back to the pool and to
+what lies below, a part at a time: by dmlayer serve where that runs, else by this command, with a
+progress bar on a terminal. --no-wait leaves it to the next command; so does an interruption.`,
 		Example:           "  dmlayer rm web1 web2",
 		GroupID:           groupNodes,
 		Args:              args(1, -1),
@@ -30,15 +38,38 @@ that belongs to an image is left alone, and the error says who needs it.`,
 					if err != nil {
 						return err
 					}
-					if err := s.Remove(ctx, name); err != nil {
-						return err
-					}
-					return a.println(name)
+					return a.removeNode(ctx, s, name, noWait)
 				})
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "leave what takes time to serve or the next command")
 	return exitCodes(cmd, 3, 5, 7, 8)
+}
+
+func (a *app) removeNode(ctx context.Context, s *layer.Store, name string, noWait bool) error {
+	if !noWait {
+		var err error
+		if noWait, err = s.Pool().Served(ctx); err != nil {
+			return err
+		}
+	}
+	bar := newByteBar(a.err, name)
+	// What is said of an interruption needs a clean terminal.
+	stop := context.AfterFunc(ctx, bar.end)
+	defer stop()
+	r, err := s.RemoveNode(ctx, name, layer.RemoveOptions{NoWait: noWait, Progress: bar.show})
+	bar.end()
+	for _, u := range r.Users {
+		a.note("%s: its file system is %s: its space comes back after that", name, u)
+	}
+	if !r.Gone {
+		return err
+	}
+	if err != nil && ctx.Err() != nil {
+		err = errs.WithHint(err, name+" is removed; dmlayer serve or the next command gives the rest of its space back")
+	}
+	return errors.Join(a.println(name), err)
 }
 
 func (a *app) newPrune() *cobra.Command {
