@@ -64,7 +64,7 @@ func scattered(t testing.TB, s *layer.Store, leaves, most int) (n int, err error
 
 const leaves = 24
 
-func scatteredPool(t testing.TB, minFree int) (*pooltest.Env, *layer.Store) {
+func scatteredPool(t testing.TB, minFree, leaves int) (*pooltest.Env, *layer.Store) {
 	t.Helper()
 	e := pooltest.New(t, pool.Spec{DataSize: 1 << 30, MetadataSize: 4 << 20, BaseSize: 256 << 20, Space: pool.Space{MinFree: minFree}})
 	s := e.Open(t)
@@ -76,7 +76,7 @@ func scatteredPool(t testing.TB, minFree int) (*pooltest.Env, *layer.Store) {
 // Small writes all over the place eat the metadata, not the data. Without a guard the pool is read-only then, and deleting works all the
 // same, down to the last node.
 func TestP02MetadataFullStillDeletes(t *testing.T) {
-	e, s := scatteredPool(t, -1)
+	e, s := scatteredPool(t, -1, leaves)
 	ctx := pooltest.Context(t)
 	n, err := scattered(t, s, leaves, 1000)
 	if err == nil {
@@ -108,7 +108,7 @@ func TestP02MetadataFullStillDeletes(t *testing.T) {
 
 // The guard keeps a part of the metadata for those who delete: nodes are refused before the kernel stops writing.
 func TestP02GuardBeforeMetadataIsFull(t *testing.T) {
-	e, s := scatteredPool(t, 70)
+	e, s := scatteredPool(t, 70, leaves)
 	n, err := scattered(t, s, leaves, 1000)
 	mustFail(t, err, layer.ErrNoSpace)
 	st := status(t, e)
@@ -125,7 +125,8 @@ func TestP02GuardBeforeMetadataIsFull(t *testing.T) {
 // A write to a snapshot costs as much metadata as a leaf has, which is 4 KiB, where no other one is near: a hundred times what it costs where
 // all are written.
 func TestP10MetadataOfScatteredWrites(t *testing.T) {
-	e, s := scatteredPool(t, -1)
+	const leaves = 8
+	e, s := scatteredPool(t, -1, leaves)
 	cost := func(count, stride int) int64 {
 		snapshot(t, s, "s", "parent")
 		before := *status(t, e).MetadataUsed

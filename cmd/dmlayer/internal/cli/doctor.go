@@ -101,6 +101,7 @@ var tools = []struct{ name, purpose string }{
 	{"resize2fs", "grows ext4 that is not mounted"},
 	{"mkfs.xfs", "makes the file systems of xfs pools"},
 	{"xfs_repair", "checks xfs"},
+	{"lvm", "makes, activates and grows pools on volume groups (pool create --vg, --device)"},
 }
 
 // checkTools looks for the tools. A pool can be made with either mkfs, so only the lack of both fails.

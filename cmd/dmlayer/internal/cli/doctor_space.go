@@ -69,14 +69,15 @@ func checkOvercommit(p pool.Status, warn func(what, detail, advice string, args 
 
 // checkHost tells of a host that cannot give what a sparse data file was promised.
 func checkHost(p pool.Status, warn func(what, detail, advice string, args ...any)) {
-	if p.Backing != pool.BackingLoopback || p.HostFree == nil || p.DataTotal == nil || p.DataMax == nil {
+	if p.Backing != pool.BackingLoopback || p.HostFree == nil || p.DataTotal == nil || p.DataUsed == nil {
 		return
 	}
+	promised := *p.DataTotal - *p.DataUsed
 	switch {
 	case *p.HostFree < leastFree:
 		warn("host", humanSize(*p.HostFree)+" free below its files: writers get errors when that is gone, and the pool may need a check", "free space on the file system of the root directory")
-	case *p.DataMax < *p.DataTotal:
-		warn("host", fmt.Sprintf("its data file may become %s, and there is room for %s", humanSize(*p.DataTotal), humanSize(*p.DataMax)),
+	case *p.HostFree < promised:
+		warn("host", fmt.Sprintf("its data file may take %s more, and %s are free", humanSize(promised), humanSize(*p.HostFree)),
 			"free space on the file system of the root directory, or keep less in the pool")
 	}
 }

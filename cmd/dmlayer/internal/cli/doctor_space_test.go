@@ -36,8 +36,10 @@ func TestCheckPoolSpace(t *testing.T) {
 		{"discards do not reach", func(p *pool.Status) { p.DiscardMode = word("nopassdown") }, "discards"},
 		{"loopback", func(p *pool.Status) { p.Backing = "loopback" }, "backing"},
 		{"host nearly full", func(p *pool.Status) { p.Backing, p.HostFree = "loopback", size(1<<20) }, "host"},
+		{"host larger than the file", func(p *pool.Status) { p.HostFree = size(10 << 30) }, ""},
 		{"host smaller than the file", func(p *pool.Status) {
-			p.Backing, p.DataMax, p.HostFree, p.GrowAt = "loopback", size(50), size(10<<30), nil
+			p.Backing, p.HostFree, p.DataTotal, p.DataUsed = "loopback", size(10<<30), size(50<<30), size(1<<30)
+			p.DataMax = size(100 << 30)
 		}, "host"},
 	} {
 		p := pool.Status{State: pool.StateActive, Backing: "lvm", Discard: "passdown", DataUsed: size(1), DataTotal: size(100), MetadataUsed: size(1), MetadataTotal: size(100)}
