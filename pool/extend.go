@@ -17,7 +17,7 @@ type Extent struct {
 func (e Extent) of(now int64) int64 {
 	switch {
 	case e.More && now > maxSize-e.Bytes:
-		return maxSize + 1
+		return 2 * maxSize
 	case e.More:
 		return now + e.Bytes
 	case e.Bytes == 0:

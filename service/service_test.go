@@ -15,6 +15,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/testenv"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/service"
@@ -246,6 +247,7 @@ func TestTwoPools(t *testing.T) {
 
 // Where the host has no room the pool does not grow into nothing: it gives errors, and goes on when there is room again.
 func TestHostFull(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.ThinCheck)
 	e := &pooltest.Env{Dirs: pooltest.Dirs(t), Name: pooltest.PoolName}
 	must(t, os.MkdirAll(e.Dirs.Root, 0o700))
 	must(t, unix.Mount("tmpfs", e.Dirs.Root, "tmpfs", 0, "size=288m"))

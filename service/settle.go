@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"log/slog"
 	"sync"
 
 	"github.com/dmlayer/dmlayer/layer"
@@ -67,7 +66,7 @@ func (s *settler) settle(ctx context.Context, waits *sync.WaitGroup) {
 	if err != nil {
 		if text := err.Error(); ctx.Err() == nil && text != s.failing {
 			s.failing = text
-			s.c.Logger.Warn("what dead processes left is not finished, and tried again later", slog.Any("error", err))
+			s.c.Logger.Warn("what dead processes left is not finished, and tried again later", "error", err)
 		}
 		return
 	}

@@ -15,7 +15,6 @@ import (
 	"github.com/containerd/containerd/v2/pkg/filters"
 	"github.com/containerd/errdefs"
 
-	"github.com/dmlayer/dmlayer/backend/internal/errclass"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -23,7 +22,7 @@ import (
 func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	r, err := s.lookup(ctx, key)
 	if err != nil {
-		return snapshots.Info{}, errclass.Translated(err)
+		return snapshots.Info{}, translated(err)
 	}
 	return r.info(), nil
 }
@@ -39,7 +38,7 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 		})
 	}
 	if err != nil {
-		return snapshots.Info{}, errclass.Translated(err)
+		return snapshots.Info{}, translated(err)
 	}
 	return r.info(), nil
 }
@@ -91,7 +90,7 @@ func setLabel(labels map[string]string, key, value string) map[string]string {
 func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...string) error {
 	filter, err := filters.ParseAll(fs...)
 	if err != nil {
-		return errclass.Translated(err)
+		return translated(err)
 	}
 	var found []record
 	err = s.store.ViewDocuments(ctx, func(tx *layer.DocTx) (err error) {
@@ -99,7 +98,7 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...str
 		return err
 	})
 	if err != nil {
-		return errclass.Translated(err)
+		return translated(err)
 	}
 	for _, r := range found {
 		info := r.info()

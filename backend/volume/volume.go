@@ -127,7 +127,7 @@ func (d *Driver) Remove(ctx context.Context, name string) error {
 	if _, err := d.volume(ctx, name); err != nil {
 		return err
 	}
-	err := d.remove(ctx, name)
+	err := d.store.Remove(ctx, name)
 	if !errors.Is(err, errs.ErrBusy) {
 		return err
 	}
@@ -142,7 +142,7 @@ func (d *Driver) Remove(ctx context.Context, name string) error {
 			}
 		}
 	}
-	return d.remove(ctx, name)
+	return d.store.Remove(ctx, name)
 }
 
 // Mount mounts a volume for whoever Docker's id stands for, and returns the directory.
@@ -201,10 +201,4 @@ func (d *Driver) public(i layer.Info) Volume {
 		v.Mountpoint = place
 	}
 	return v
-}
-
-// remove removes a node, and leaves its blocks to whoever serves the pool.
-func (d *Driver) remove(ctx context.Context, name string) error {
-	_, err := d.store.RemoveNode(ctx, name, layer.RemoveOptions{NoWait: true})
-	return err
 }

@@ -21,7 +21,7 @@ type endpoint struct {
 type endpointServer = service.Endpoint
 
 // endpoints are the sockets of serve, in the order of its help.
-var endpoints = []endpoint{containerdEndpoint, dockerEndpoint}
+var endpoints = []endpoint{dockerEndpoint}
 
 func (a *app) newServe() *cobra.Command {
 	sockets := make([]string, len(endpoints))

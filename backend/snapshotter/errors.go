@@ -1,5 +1,4 @@
-// Package errclass says to containerd what class an error of ours is.
-package errclass
+package snapshotter
 
 import (
 	"context"
@@ -23,8 +22,8 @@ var classes = []struct{ ours, theirs error }{
 	{errs.ErrUnsupported, errdefs.ErrNotImplemented},
 }
 
-// Translated gives an error the class by which containerd knows it, and the hint, which has no other way to the user.
-func Translated(err error) error {
+// translated gives an error the class by which containerd knows it, and the hint, which has no other way to the user.
+func translated(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
