@@ -1,10 +1,11 @@
 // Command bench measures, in one run and interleaved, what a round of prepare, mount, unmount and
-// remove costs: the bare kernel operations, the library, and the command. As `bench images` it measures
+// remove costs: the bare kernel operations, the library, the graph driver over its socket, and the command. As `bench images` it measures
 // what loading an image costs. It is run in a virtual machine by scripts/bench.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -111,13 +112,18 @@ func (b *bench) measure(ctx context.Context) (err error) {
 }
 
 // table measures each kind once in turn, so that whatever else the machine does meets all of them.
-func (b *bench) table(ctx context.Context, nodes int) error {
+func (b *bench) table(ctx context.Context, nodes int) (err error) {
 	floor, err := newFloor(ctx, b)
 	if err != nil {
 		return err
 	}
 	defer floor.close()
-	kinds := []kind{{"floor", floor.round}, {"library", b.library}}
+	graph, err := newGraph(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, graph.stop()) }()
+	kinds := []kind{{"floor", floor.round}, {"library", b.library}, {"plugin", graph.round}}
 	if b.command != "" {
 		kinds = append(kinds, kind{"command", b.commands})
 	}
