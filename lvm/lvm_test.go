@@ -121,6 +121,25 @@ func TestLVs(t *testing.T) {
 	}
 }
 
+// A group and its volumes are looked at at once; one without volumes is looked up.
+func TestGroupWithLVs(t *testing.T) {
+	somewhere(t, true, nil)
+	both := strings.TrimSuffix(lvRow, "}") + `,"vg_extent_size":"4194304","vg_size":"100","vg_free":"8388608","vg_missing_pv_count":"1","lv_count":"2","vg_tags":"a,b"}`
+	c, asked := fake(t, map[string]string{"lvs": `{"report":[{"lv":[` + both + `]}]}`})
+	vg, lvs, err := c.GroupWithLVs(t.Context(), "V-1")
+	if err != nil || vg.Name != "vg" || vg.UUID != "V-1" || vg.MissingPVs != 1 || vg.Free != 8<<20 || len(lvs) != 1 || strings.Count(asked(), "\n") != 1 {
+		t.Errorf("%+v, %+v, %v; asked %s", vg, lvs, err, asked())
+	}
+	c, _ = fake(t, map[string]string{"lvs": `{"report":[{"lv":[]}]}`, "vgs": vgReport})
+	if vg, lvs, err = c.GroupWithLVs(t.Context(), "UUID"); err != nil || vg.Name != "vg" || len(lvs) != 0 {
+		t.Errorf("without volumes: %+v, %+v, %v", vg, lvs, err)
+	}
+	c, _ = fake(t, map[string]string{"lvs": `{"report":[{"lv":[]}]}`, "vgs": `{"report":[{"vg":[]}]}`})
+	if _, _, err = c.GroupWithLVs(t.Context(), "UUID"); !errors.Is(err, errs.ErrNotFound) {
+		t.Errorf("without a group: %v", err)
+	}
+}
+
 // Why a command has failed is found out by looking, never from what it says.
 func TestWhyItFailed(t *testing.T) {
 	somewhere(t, true, nil)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -283,6 +284,25 @@ func (c *Client) LVs(ctx context.Context, vgUUID string) ([]LV, error) {
 		return nil, fmt.Errorf("volumes of volume group %s: %w", vgUUID, err)
 	}
 	return parseLVs(rows)
+}
+
+// GroupWithLVs returns a volume group and all its volumes, the hidden ones too, in one look where it has any. None is ErrNotFound.
+func (c *Client) GroupWithLVs(ctx context.Context, vgUUID string) (VG, []LV, error) {
+	fields := append(slices.Clone(lvFields), vgFields[2:]...) // name and UUID are in both
+	rows, err := c.report(ctx, "lvs", "lv", equals("vg_uuid", vgUUID), fields)
+	if err == nil && len(rows) == 0 {
+		vg, err := c.VGByUUID(ctx, vgUUID)
+		return vg, nil, err
+	}
+	if err != nil {
+		return VG{}, nil, fmt.Errorf("volume group %s: %w", vgUUID, err)
+	}
+	vg, err := rows[0].vg()
+	if err != nil {
+		return vg, nil, err
+	}
+	lvs, err := parseLVs(rows)
+	return vg, lvs, err
 }
 
 // PVByUUID looks a physical volume up. None is ErrNotFound.

@@ -73,10 +73,15 @@ func (v volumes) group(ctx context.Context) (lvm.VG, error) {
 
 // find looks for the volumes by their tags, whatever they are called by now. A group that is not there is ErrNotFound.
 func (v volumes) find(ctx context.Context) (h holding, err error) {
-	if h.vg, err = v.group(ctx); err != nil {
-		return h, err
+	uuid := v.p.record.Backing.LVM.VGUUID
+	if uuid == "" {
+		if h.vg, err = v.group(ctx); err != nil {
+			return h, err
+		}
+		uuid = h.vg.UUID
 	}
-	lvs, err := v.lvm.LVs(ctx, h.vg.UUID)
+	var lvs []lvm.LV
+	h.vg, lvs, err = v.lvm.GroupWithLVs(ctx, uuid)
 	for _, lv := range lvs {
 		switch {
 		case !lv.HasTag(v.tag()):

@@ -131,6 +131,7 @@ func (v volumes) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	l.VGUUID = vg.UUID
 	var at places
 	if l.Replaced != nil {
 		if at, err = v.removeThinPool(ctx, vg); err != nil {
@@ -156,7 +157,7 @@ func (v volumes) create(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.VGUUID, l.DataUUID, l.MetadataUUID = vg.UUID, h.data[0].UUID, h.metadata[0].UUID
+	l.DataUUID, l.MetadataUUID = h.data[0].UUID, h.metadata[0].UUID
 	// Where the host has no room for a spare the pool is made all the same, and pool check says so.
 	if err := v.p.files.makeSpare(ctx, r.Backing.MetadataSize); err != nil && !errors.Is(err, errs.ErrNoSpace) {
 		return err
