@@ -117,7 +117,8 @@ func TestDropWaitsForNobody(t *testing.T) {
 	must(t, os.WriteFile(filepath.Join(dir, "w"), []byte("alive"), 0o600))
 	must(t, sameFiles("the mount", dir, map[string]string{"a": "1", "w": "alive"}))
 	must(t, unix.Unmount(dir, 0))
-	must(t, s.Sweep(ctx))
+	_, err = s.Reap(ctx, nil)
+	must(t, err)
 	must(t, e.CheckLive(ctx))
 }
 

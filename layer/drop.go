@@ -11,6 +11,7 @@ import (
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
 )
 
 var (
@@ -26,7 +27,7 @@ func (s *Store) Drop(ctx context.Context, name, claim string, documents func(*Do
 		err = checkClaim(claim)
 	}
 	if err == nil {
-		err = s.withNode(ctx, s.beginWrite, name, func(o *op, n metadata.Node) (err error) {
+		err = s.withNode(ctx, s.beginDelete, name, func(o *op, n metadata.Node) (err error) {
 			removed, err = o.drop(ctx, n, claim, documents)
 			return err
 		})
@@ -104,5 +105,7 @@ func (o *op) bringDown(ctx context.Context, n metadata.Node) error {
 	if err != nil {
 		return err
 	}
-	return o.deleteThin(ctx, n.ID, nil)
+	budget := int64(reapDiscards) // what is more is left to Reap
+	_, err = o.deleteWith(ctx, n.ID, pool.DiscardOptions{Budget: &budget})
+	return err
 }

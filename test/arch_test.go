@@ -45,12 +45,17 @@ var arrows = map[string][]string{
 		"github.com/google/go-containerregistry",
 	},
 	"backend/snapshotter": {
-		internal, "layer", "github.com/containerd/containerd/v2/core", "github.com/containerd/containerd/v2/pkg/filters",
+		internal, "backend/internal/errclass", "layer", "github.com/containerd/containerd/v2/core", "github.com/containerd/containerd/v2/pkg/filters",
 		"github.com/containerd/errdefs", "github.com/opencontainers/go-digest",
 	},
+	"backend/differ": {
+		"backend/internal/errclass", "layer", "layer/layertar", "github.com/containerd/containerd/v2/core", "github.com/containerd/containerd/v2/pkg",
+		"github.com/containerd/errdefs", "github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
+	},
+	"backend/internal/errclass": {internal, "github.com/containerd/errdefs"},
 	"backend/containerd": {
-		"github.com/containerd/containerd/api", "github.com/containerd/containerd/v2/contrib", "github.com/containerd/containerd/v2/core",
-		"google.golang.org/grpc",
+		internal, "backend/differ", "backend/snapshotter", "layer", "github.com/containerd/containerd/api", "github.com/containerd/containerd/v2/contrib",
+		"github.com/containerd/containerd/v2/core", "google.golang.org/grpc",
 	},
 	"backend/plugin":      {internal},
 	"backend/graphdriver": {internal, "backend/plugin", "layer", "layer/layertar", "github.com/docker/go-units"},
@@ -58,7 +63,7 @@ var arrows = map[string][]string{
 	"service":             {internal, xsys, "layer", "pool", "devmapper"},
 	"cmd/dmlayer":         {"cmd/dmlayer/internal/cli"},
 	"cmd/dmlayer/internal/cli": {
-		internal, xsys, "backend/graphdriver", "backend/plugin", "backend/volume", "image", "layer", "pool", "service", "thinpool", "devmapper", "github.com/distribution/reference",
+		internal, xsys, "backend/containerd", "backend/graphdriver", "backend/plugin", "backend/volume", "image", "layer", "pool", "service", "thinpool", "devmapper", "github.com/distribution/reference",
 		"github.com/docker/go-units", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/vbauerster/mpb/v8",
 	},
 

@@ -10,8 +10,11 @@ import (
 	"sync"
 	"time"
 
+	diffapi "github.com/containerd/containerd/api/services/diff/v1"
 	snapshotsapi "github.com/containerd/containerd/api/services/snapshots/v1"
+	"github.com/containerd/containerd/v2/contrib/diffservice"
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
+	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"google.golang.org/grpc"
 )
@@ -25,10 +28,19 @@ type Server struct {
 	listener net.Listener
 }
 
-// New returns a server that takes the listener over.
-func New(l net.Listener, sn snapshots.Snapshotter) *Server {
+// Differ is containerd's diff service in one.
+type Differ interface {
+	diff.Applier
+	diff.Comparer
+}
+
+// New returns a server that takes the listener over. Without a differ it has no diff service.
+func New(l net.Listener, sn snapshots.Snapshotter, d Differ) *Server {
 	s := &Server{grpc: grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage)), listener: l}
 	snapshotsapi.RegisterSnapshotsServer(s.grpc, snapshotservice.FromSnapshotter(sn))
+	if d != nil {
+		diffapi.RegisterDiffServer(s.grpc, diffservice.FromApplierAndComparer(d, d))
+	}
 	return s
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/filters"
 	"github.com/containerd/errdefs"
 
+	"github.com/dmlayer/dmlayer/backend/internal/errclass"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -22,7 +23,7 @@ import (
 func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
 	r, err := s.lookup(ctx, key)
 	if err != nil {
-		return snapshots.Info{}, translated(err)
+		return snapshots.Info{}, errclass.Translated(err)
 	}
 	return r.info(), nil
 }
@@ -38,7 +39,7 @@ func (s *Snapshotter) Update(ctx context.Context, info snapshots.Info, fieldpath
 		})
 	}
 	if err != nil {
-		return snapshots.Info{}, translated(err)
+		return snapshots.Info{}, errclass.Translated(err)
 	}
 	return r.info(), nil
 }
@@ -90,7 +91,7 @@ func setLabel(labels map[string]string, key, value string) map[string]string {
 func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...string) error {
 	filter, err := filters.ParseAll(fs...)
 	if err != nil {
-		return translated(err)
+		return errclass.Translated(err)
 	}
 	var found []record
 	err = s.store.ViewDocuments(ctx, func(tx *layer.DocTx) (err error) {
@@ -98,7 +99,7 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...str
 		return err
 	})
 	if err != nil {
-		return translated(err)
+		return errclass.Translated(err)
 	}
 	for _, r := range found {
 		info := r.info()

@@ -35,7 +35,7 @@ func dialed(t testing.TB, s *layer.Store) snapshots.Snapshotter {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- containerd.New(l, snapshotter.New(s)).Serve(ctx) }()
+	go func() { served <- containerd.New(l, snapshotter.New(s), nil).Serve(ctx) }()
 	conn, err := grpc.NewClient("unix://"+path, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/containerd/containerd/v2/core/snapshots"
 	"github.com/containerd/errdefs"
 
+	"github.com/dmlayer/dmlayer/backend/internal/errclass"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -70,7 +71,7 @@ func (s *Snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 		return nil, err
 	}
 	mounts, err := s.prepare(ctx, newRecord(snapshots.KindActive, key, parent, base.Labels))
-	return mounts, translated(err)
+	return mounts, errclass.Translated(err)
 }
 
 func newRecord(kind snapshots.Kind, key, parent string, labels map[string]string) record {
@@ -124,7 +125,7 @@ func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snap
 		return nil, err
 	}
 	mounts, err := s.view(ctx, newRecord(snapshots.KindView, key, parent, base.Labels))
-	return mounts, translated(err)
+	return mounts, errclass.Translated(err)
 }
 
 func (s *Snapshotter) view(ctx context.Context, r record) ([]mount.Mount, error) {
@@ -159,10 +160,10 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 		err = fmt.Errorf("snapshot %q is committed, neither active nor a view: %w", key, errdefs.ErrFailedPrecondition)
 	}
 	if err != nil {
-		return nil, translated(err)
+		return nil, errclass.Translated(err)
 	}
 	mounts, err := s.activate(ctx, r)
-	return mounts, translated(err)
+	return mounts, errclass.Translated(err)
 }
 
 func (s *Snapshotter) activate(ctx context.Context, r record) ([]mount.Mount, error) {
@@ -206,7 +207,7 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 	if err == nil {
 		err = s.commit(ctx, name, key, base)
 	}
-	return translated(err)
+	return errclass.Translated(err)
 }
 
 func (s *Snapshotter) commit(ctx context.Context, name, key string, base snapshots.Info) error {
@@ -266,7 +267,7 @@ func replace(tx documents, from, to record) error {
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	r, err := s.lookup(ctx, key)
 	if err != nil {
-		return translated(err)
+		return errclass.Translated(err)
 	}
 	claim := claimOf(key)
 	if r.kind() == snapshots.KindCommitted {
@@ -282,8 +283,11 @@ func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 		}
 		return remove(tx, now)
 	})
-	return translated(err)
+	return errclass.Translated(err)
 }
 
 // Cleanup finishes what removals have left: containerd calls it when it has collected garbage.
-func (s *Snapshotter) Cleanup(ctx context.Context) error { return translated(s.store.Sweep(ctx)) }
+func (s *Snapshotter) Cleanup(ctx context.Context) error {
+	_, err := s.store.Reap(ctx, nil)
+	return errclass.Translated(err)
+}

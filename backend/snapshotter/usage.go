@@ -6,6 +6,7 @@ import (
 
 	"github.com/containerd/containerd/v2/core/snapshots"
 
+	"github.com/dmlayer/dmlayer/backend/internal/errclass"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -28,13 +29,13 @@ const (
 func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
 	r, err := s.lookup(ctx, key)
 	if err != nil {
-		return snapshots.Usage{}, translated(err)
+		return snapshots.Usage{}, errclass.Translated(err)
 	}
 	if r.kind() == snapshots.KindView && r.Parent != "" || r.Staged {
 		return snapshots.Usage{}, nil // it is the layer's
 	}
 	size, err := s.ownOf(ctx, r.node)
-	return snapshots.Usage{Size: size}, translated(err)
+	return snapshots.Usage{Size: size}, errclass.Translated(err)
 }
 
 func (s *Snapshotter) ownOf(ctx context.Context, node string) (int64, error) {

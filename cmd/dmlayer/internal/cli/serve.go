@@ -21,7 +21,7 @@ type endpoint struct {
 type endpointServer = service.Endpoint
 
 // endpoints are the sockets of serve, in the order of its help.
-var endpoints = []endpoint{dockerEndpoint}
+var endpoints = []endpoint{containerdEndpoint, dockerEndpoint}
 
 func (a *app) newServe() *cobra.Command {
 	sockets := make([]string, len(endpoints))

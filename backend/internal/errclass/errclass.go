@@ -1,4 +1,5 @@
-package snapshotter
+// Package errclass says to containerd what class an error of ours is.
+package errclass
 
 import (
 	"context"
@@ -22,8 +23,8 @@ var classes = []struct{ ours, theirs error }{
 	{errs.ErrUnsupported, errdefs.ErrNotImplemented},
 }
 
-// translated gives an error the class by which containerd knows it, and the hint, which has no other way to the user.
-func translated(err error) error {
+// Translated gives an error the class by which containerd knows it, and the hint, which has no other way to the user.
+func Translated(err error) error {
 	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}

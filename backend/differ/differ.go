@@ -1,0 +1,111 @@
+// Package differ makes layers of what changed between two snapshots of package snapshotter, for containerd's diff service.
+//
+// It compares what it knows: the mounts of two of our own nodes, of which the upper one may be in use, where containerd's own differ
+// cannot mount a device read-only that a container has mounted. Files that nobody touched are not read, as the one file system began as a copy of
+// the other. For everything else, unpacking included, it says ErrNotImplemented, and containerd asks the next of its differs.
+package differ
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/containerd/containerd/v2/core/content"
+	"github.com/containerd/containerd/v2/core/diff"
+	"github.com/containerd/containerd/v2/core/leases"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/errdefs"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/dmlayer/dmlayer/backend/internal/errclass"
+	"github.com/dmlayer/dmlayer/layer"
+	"github.com/dmlayer/dmlayer/layer/layertar"
+)
+
+// Differ compares nodes of a store. It is safe for concurrent use.
+type Differ struct {
+	store   *layer.Store
+	content content.Store
+}
+
+var (
+	_ diff.Comparer = (*Differ)(nil)
+	_ diff.Applier  = (*Differ)(nil)
+)
+
+// New returns a differ that writes layers to containerd's content store.
+func New(store *layer.Store, c content.Store) *Differ { return &Differ{store, c} }
+
+// Apply is left to containerd, which has the content at hand.
+func (d *Differ) Apply(context.Context, ocispec.Descriptor, []mount.Mount, ...diff.ApplyOpt) (ocispec.Descriptor, error) {
+	return ocispec.Descriptor{}, fmt.Errorf("apply a layer: %w", errdefs.ErrNotImplemented)
+}
+
+// Compare writes a layer that turns lower into upper. The upper snapshot may be mounted for writing: then the layer has what its file system
+// shows while it is read.
+func (d *Differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts ...diff.Opt) (ocispec.Descriptor, error) {
+	var c diff.Config
+	for _, opt := range opts {
+		if err := opt(&c); err != nil {
+			return ocispec.Descriptor{}, err
+		}
+	}
+	if c.MediaType == "" {
+		c.MediaType = ocispec.MediaTypeImageLayerGzip
+	}
+	names, err := d.nodes(lower, upper)
+	if err == nil && (c.Compressor != nil || c.SourceDateEpoch != nil || compressors[c.MediaType] == nil) {
+		err = fmt.Errorf("compare snapshots to %q with a compressor or time of its own: %w", c.MediaType, errdefs.ErrNotImplemented)
+	}
+	if err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	o, err := d.lineage(ctx, names)
+	if err != nil {
+		return ocispec.Descriptor{}, errclass.Translated(err)
+	}
+	var desc ocispec.Descriptor
+	err = d.store.View(ctx, names, func(ctx context.Context, roots []string) error {
+		u := upload{store: d.content, config: c}
+		desc, err = u.run(asCaller(ctx), func(w io.Writer) error { return layertar.WriteDiff(ctx, w, roots[0], roots[1], o) })
+		return err
+	})
+	return desc, errclass.Translated(err)
+}
+
+// asCaller lets what is asked of containerd be in the namespace and under the lease of who asks us, or the content would not be his and
+// might be collected before he has seen it.
+func asCaller(ctx context.Context) context.Context {
+	if ns, ok := namespaces.Namespace(ctx); ok {
+		ctx = namespaces.WithNamespace(ctx, ns)
+	}
+	if lease, ok := leases.FromContext(ctx); ok {
+		ctx = leases.WithLease(ctx, lease)
+	}
+	return ctx
+}
+
+// nodes returns the names of the nodes that mounts are of, or ErrNotImplemented.
+func (d *Differ) nodes(all ...[]mount.Mount) ([]string, error) {
+	var names []string
+	for _, mounts := range all {
+		if len(mounts) != 1 || mounts[0].Target != "" || filepath.Dir(mounts[0].Source) != d.store.Pool().DeviceDir() {
+			return nil, fmt.Errorf("compare mounts that are not of one of our snapshots: %w", errdefs.ErrNotImplemented)
+		}
+		names = append(names, filepath.Base(mounts[0].Source))
+	}
+	return names, nil
+}
+
+// lineage tells whether the upper node began as a copy of the lower one.
+func (d *Differ) lineage(ctx context.Context, names []string) (layertar.WriteOptions, error) {
+	lower, err := d.store.Get(ctx, names[0])
+	if err != nil {
+		return layertar.WriteOptions{}, err
+	}
+	upper, err := d.store.Get(ctx, names[1])
+	same := err == nil && lower.Kind == layer.KindLayer && upper.Parent == lower.Name
+	return layertar.WriteOptions{DiffOptions: layertar.DiffOptions{SameLineage: same}}, err
+}

@@ -1,0 +1,16 @@
+package cli
+
+import (
+	"context"
+
+	"github.com/dmlayer/dmlayer/backend/containerd"
+	"github.com/dmlayer/dmlayer/layer"
+)
+
+// containerdEndpoint is the socket of containerd's proxy plugins.
+var containerdEndpoint = endpoint{
+	flag: "containerd", usage: "`socket` of the snapshotter and differ for containerd, such as /run/dmlayer/containerd.sock; none unless it is given",
+	open: func(ctx context.Context, a *app, store *layer.Store, path string) (endpointServer, error) {
+		return containerd.Open(ctx, store, path, a.envOr("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"))
+	},
+}
