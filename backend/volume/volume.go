@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -127,7 +128,7 @@ func (d *Driver) Remove(ctx context.Context, name string) error {
 	if _, err := d.volume(ctx, name); err != nil {
 		return err
 	}
-	err := d.store.Remove(ctx, name)
+	err := d.remove(ctx, name)
 	if !errors.Is(err, errs.ErrBusy) {
 		return err
 	}
@@ -142,7 +143,7 @@ func (d *Driver) Remove(ctx context.Context, name string) error {
 			}
 		}
 	}
-	return d.store.Remove(ctx, name)
+	return d.remove(ctx, name)
 }
 
 // Mount mounts a volume for whoever Docker's id stands for, and returns the directory.
@@ -172,7 +173,7 @@ func (d *Driver) Get(ctx context.Context, name string) (Volume, error) {
 		return Volume{}, err
 	}
 	v := d.public(i)
-	v.Status = map[string]any{"pool": d.store.Pool().Name(), "size": i.Size, "fs": i.FS, "state": i.State}
+	v.Status = map[string]any{"pool": d.store.Pool().Name(), "size": strconv.FormatInt(i.Size, 10), "fs": i.FS, "state": i.State}
 	if i.Parent != "" {
 		v.Status["from"] = i.Parent
 	}
@@ -201,4 +202,10 @@ func (d *Driver) public(i layer.Info) Volume {
 		v.Mountpoint = place
 	}
 	return v
+}
+
+// remove removes a node, and leaves its blocks to whoever serves the pool.
+func (d *Driver) remove(ctx context.Context, name string) error {
+	_, err := d.store.RemoveNode(ctx, name, layer.RemoveOptions{NoWait: true})
+	return err
 }

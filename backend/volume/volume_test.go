@@ -121,7 +121,7 @@ func TestVolumes(t *testing.T) {
 	d.call("Unmount", request{Name: "data", ID: "one"})
 	d.call("Unmount", request{Name: "data", ID: "nobody"})
 	v := d.call("Get", request{Name: "data"}).Volume
-	if v.Mountpoint != dir || v.Name != "data" || v.CreatedAt.IsZero() || v.Status["size"] != float64(64<<20) || v.Status["fs"] != "ext4" {
+	if v.Mountpoint != dir || v.Name != "data" || v.CreatedAt.IsZero() || v.Status["size"] != "67108864" || v.Status["fs"] != "ext4" {
 		t.Errorf("%+v", v)
 	}
 	// The cap is met as ENOSPC.
