@@ -272,3 +272,12 @@ func attribute(path string) string {
 
 // String names the device for people.
 func (d DiskNode) String() string { return fmt.Sprintf("%s (%s)", d.Name, d.DevNum) }
+
+// SectorSize returns the size of a logical block of a block device in bytes, as sysfs has it: 512 where it does not tell.
+func SectorSize(n DevNum) int64 {
+	size, err := strconv.ParseInt(attribute("/sys/dev/block/"+n.String()+"/queue/logical_block_size"), 10, 64)
+	if err != nil || size < 512 {
+		return 512
+	}
+	return size
+}

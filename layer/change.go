@@ -117,6 +117,9 @@ func (o *op) resize(ctx context.Context, n metadata.Node, size int64) error {
 		if err := o.Writable(); err != nil {
 			return err // the file system could not grow
 		}
+		if err := o.CheckSectors(size); err != nil {
+			return err
+		}
 		if err := o.admit(ctx); err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -31,6 +32,13 @@ var deviceOperations = map[string]func(ctx context.Context, dirs pool.Dirs, data
 	},
 	"start": func(ctx context.Context, dirs pool.Dirs, _, _ string) error {
 		return pool.Start(ctx, dirs, smallPool.Name)
+	},
+	"import": func(ctx context.Context, dirs pool.Dirs, data, _ string) error {
+		_, err := pool.Import(ctx, dirs, pool.ImportOptions{Devices: []string{data}})
+		if errors.Is(err, layer.ErrExists) {
+			return pool.Start(ctx, dirs, smallPool.Name)
+		}
+		return err
 	},
 	"recover": func(ctx context.Context, dirs pool.Dirs, _, _ string) error {
 		_, err := pool.Inspect(ctx, dirs, smallPool.Name)
@@ -226,4 +234,17 @@ func TestDeviceStartKilledAnywhere(t *testing.T) {
 		pooltest.RunKilled(t, d.job("start", hit))
 		must(t, d.Check(pooltest.Context(t)))
 	}, "pool.start.attached", "pool.start.metadata")
+}
+
+func TestDeviceImportKilledAnywhere(t *testing.T) {
+	lost := func(d *usedDisks) {
+		must(t, d.do(t, "create"))
+		must(t, pool.Stop(pooltest.Context(t), d.Dirs, d.Name))
+		must(t, os.RemoveAll(filepath.Dir(d.Store())))
+	}
+	eachPoint(t, "import", lost, func(d *usedDisks, hit int) {
+		pooltest.RunKilled(t, d.job("import", hit))
+		must(t, d.do(t, "import"))
+		must(t, d.Check(pooltest.Context(t)))
+	}, "pool.import")
 }

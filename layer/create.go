@@ -84,6 +84,9 @@ func (s *Store) trySnapshot(ctx context.Context, name string, so SnapshotOptions
 		Name: name, Kind: metadata.Kind(so.Kind), Parent: parent.Key, Size: max(so.Size, parent.Size), FS: parent.FS,
 		Created: time.Now().UTC(), Labels: so.Labels, Attrs: so.Attrs, Foreign: parent.Foreign, Grown: parent.Grown || so.Size > parent.Size,
 	}
+	if err := o.CheckSectors(n.Size); err != nil {
+		return Node{}, err
+	}
 	if err := o.admitWritable(ctx, n.Size); err != nil {
 		return Node{}, err
 	}

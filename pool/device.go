@@ -17,6 +17,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
 )
@@ -216,4 +217,17 @@ func alignedBlock() []byte {
 	b := make([]byte, 2*size)
 	skip := -int(uintptr(unsafe.Pointer(&b[0]))) & (size - 1)
 	return b[skip : skip+size]
+}
+
+// CheckSectors is ErrInvalid for the size of a node, in bytes, that does not end with a sector of the pool's disks: the kernel refuses a table
+// of such a length.
+func (s *Session) CheckSectors(size int64) error {
+	const largest = 4096 // what metadata can be on
+	if size%largest == 0 {
+		return nil
+	}
+	if unit := fsutil.SectorSize(fsutil.DevNum(s.Device)); size%unit != 0 {
+		return fmt.Errorf("size %d: no multiple of %d bytes, which a sector of the pool's disks has: %w", size, unit, errs.ErrInvalid)
+	}
+	return nil
 }

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/test/pooltest"
 )
@@ -247,4 +250,52 @@ func TestDeviceFolderCopied(t *testing.T) {
 	said(t, pool.Stop(ctx, other, e.Name), errs.ErrDamaged)
 	said(t, pool.Destroy(ctx, other, e.Name), errs.ErrDamaged)
 	must(t, pool.Start(ctx, e.Dirs, e.Name))
+}
+
+// A disk that does not answer is not waited for, and is named where one is missing.
+func TestDeviceBesideSilentDisk(t *testing.T) {
+	e := pooltest.NewDevice(t, pool.Spec{DataSize: 64 << 20, MetadataSize: 8 << 20, BaseSize: 16 << 20}, 0)
+	ctx := pooltest.Context(t)
+	must(t, pool.Stop(ctx, e.Dirs, e.Name))
+	other := pooltest.NewLoopDisk(t, rawSize, 0)
+	r := &rawBench{t: t}
+	silent, remove := r.dm("raw-silent", "linear", r.number(other.Path)+" 0", rawSize)
+	dm, err := devmapper.Open()
+	must(t, err)
+	defer dm.Close()
+	ref := devmapper.ByUUID("TEST-raw-silent")
+	must(t, dm.Suspend(ctx, ref, devmapper.SuspendOptions{}))
+	must(t, pool.Start(ctx, e.Dirs, e.Name))
+	must(t, pool.Stop(ctx, e.Dirs, e.Name))
+	e.DataDisk.Detach(t)
+	said(t, pool.Start(ctx, e.Dirs, e.Name), errs.ErrDamaged, "missing", filepath.Base(silent)+" (", "suspended")
+	_, err = dm.Resume(ref, devmapper.ResumeOptions{})
+	must(t, err)
+	remove()
+	e.DataDisk.Attach(t)
+	must(t, pool.Start(ctx, e.Dirs, e.Name))
+}
+
+// On disks with sectors of 4 KiB a node that would end in the middle of one, and could never be activated, is refused.
+func TestDeviceLargeSectors(t *testing.T) {
+	for _, fs := range []string{"ext4", "xfs"} {
+		e := pooltest.NewDevice(t, pool.Spec{BaseSize: 320 << 20, FS: fs}, 4096)
+		s := e.Open(t)
+		ctx := pooltest.Context(t)
+		for _, size := range []int64{328<<20 + 512, 300<<20 + 512} {
+			_, err := s.CreateSnapshot(ctx, "odd", layer.SnapshotOptions{Size: size})
+			mustFail(t, err, errs.ErrInvalid)
+		}
+		_, err := s.CreateSnapshot(ctx, "even", layer.SnapshotOptions{Size: 328<<20 + 4096})
+		must(t, err)
+		mustFail(t, s.Resize(ctx, "even", 340<<20+512), errs.ErrInvalid)
+		must(t, s.Resize(ctx, "even", 340<<20+4096))
+		m, err := s.Mount(ctx, "even", "", layer.MountOptions{})
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(m.Dir, "file"), bytes.Repeat([]byte("x"), 5<<20), 0o600))
+		must(t, s.Unmount(ctx, "even"))
+		if r, err := s.Fsck(ctx, "even", false); err != nil || !r.Clean {
+			t.Errorf("%s: %+v, %v", fs, r, err)
+		}
+	}
 }

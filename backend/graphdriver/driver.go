@@ -140,16 +140,22 @@ func (d *Driver) Remove(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	err = d.store.Remove(ctx, name)
+	err = d.remove(ctx, name)
 	if errors.Is(err, errs.ErrBusy) {
 		if err := d.store.Dismiss(ctx, name, user, 0); err != nil {
 			return err
 		}
-		err = d.store.Remove(ctx, name)
+		err = d.remove(ctx, name)
 	}
 	if err == nil || errors.Is(err, errs.ErrNotFound) {
 		d.known.Delete(name)
 		return nil
 	}
+	return err
+}
+
+// remove removes a node, and leaves its blocks to whoever serves the pool.
+func (d *Driver) remove(ctx context.Context, name string) error {
+	_, err := d.store.RemoveNode(ctx, name, layer.RemoveOptions{NoWait: true})
 	return err
 }
