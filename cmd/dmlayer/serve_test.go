@@ -69,7 +69,7 @@ func (p program) exits(code int, args ...string) string {
 // A service tells systemd when it is ready and when it ends, lives through SIGHUP, and ends well by SIGTERM.
 func TestServe(t *testing.T) {
 	p := newProgram(t)
-	if said := p.exits(3, "serve", "--docker="); !strings.Contains(said, "dmlayer pool create") {
+	if said := p.exits(3, "serve", "--docker=", "--containerd="); !strings.Contains(said, "dmlayer pool create") {
 		t.Errorf("without a pool: %s", said)
 	}
 	p.exits(0, "pool", "create", "--data-size", "64M", "--base-size", "32M", "--min-free", "none")
@@ -98,7 +98,7 @@ func TestServe(t *testing.T) {
 			}
 		}
 	}
-	serve := p.command("serve", "--docker=")
+	serve := p.command("serve", "--docker=", "--containerd=")
 	serve.Env = append(serve.Env, "NOTIFY_SOCKET="+socket, "WATCHDOG_USEC=20000")
 	var log bytes.Buffer
 	serve.Stderr = &log
@@ -107,7 +107,7 @@ func TestServe(t *testing.T) {
 	}
 	hears("READY=1")
 	hears("WATCHDOG=1")
-	if said := p.exits(5, "serve", "--docker="); !strings.Contains(said, "process "+strconv.Itoa(serve.Process.Pid)) {
+	if said := p.exits(5, "serve", "--docker=", "--containerd="); !strings.Contains(said, "process "+strconv.Itoa(serve.Process.Pid)) {
 		t.Errorf("a second service: %s", said)
 	}
 	signal := func(s syscall.Signal) {
