@@ -121,7 +121,7 @@ func (o *op) commitCopy(ctx context.Context, src metadata.Node, name string, co 
 	o.remember(n)
 	if co.Move {
 		o.s.hints.drop(src.Name)
-		if err := o.clean(ctx, src.ID, nil); err != nil { // goes now if nobody has it open, else with its last user
+		if err := o.clean(ctx, src.ID, &cleaning{budget: reapDiscards}); err != nil { // goes now if nobody has it open, else with its last user
 			return Node{}, err
 		}
 	}
