@@ -122,12 +122,14 @@ func (p *faultyPool) restart(t *testing.T) {
 		t.Fatalf("stop the pool: %v", err)
 	}
 	must(t, p.disk.Remount())
-	err = pool.Start(ctx, p.e.Dirs, p.e.Name)
-	if errors.Is(err, errs.ErrDamaged) && strings.Contains(err.Error(), "needs a check") {
-		must(t, p.checkMetadata(ctx))
-		err = pool.Start(ctx, p.e.Dirs, p.e.Name)
-	}
+	must(t, pool.Start(ctx, p.e.Dirs, p.e.Name))
+	st, err := pool.Inspect(ctx, p.e.Dirs, p.e.Name)
 	must(t, err)
+	if st.State == pool.StateNeedsCheck { // it was started for reading alone
+		must(t, pool.Stop(ctx, p.e.Dirs, p.e.Name))
+		must(t, p.checkMetadata(ctx))
+		must(t, pool.Start(ctx, p.e.Dirs, p.e.Name))
+	}
 }
 
 // dropClaims lets go what somebody was using when the disk failed.
