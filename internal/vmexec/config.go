@@ -219,7 +219,7 @@ func jobEnv(environ []string, c *config) []string {
 	}
 	require := lookupEnv(environ, "DMLAYER_TEST_REQUIRE")
 	if require == "" {
-		require = "root,dm,loop,ext4,xfs,thin_check,images,graphtest"
+		require = "root,dm,loop,ext4,xfs,thin_check,images,graphtest,docker"
 		if c.kind != kindNative {
 			require += ",flakey,log_writes,delay,dmsetup,lvm,guest"
 		}

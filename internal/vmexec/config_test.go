@@ -62,8 +62,8 @@ func TestJobEnvironment(t *testing.T) {
 		{[]string{"GOGC=50"}, kindUML, "GOGC=50", ""},
 		{nil, kindUML, "DMLAYER_VM_GUEST=1", ""},
 		{[]string{"DMLAYER_VM_GUEST=1"}, kindNative, "DMLAYER_VM=none", "DMLAYER_VM_GUEST"},
-		{nil, kindQEMU, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check,images,graphtest,flakey,log_writes,delay,dmsetup,lvm,guest", ""},
-		{nil, kindNative, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check,images,graphtest", ""},
+		{nil, kindQEMU, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check,images,graphtest,docker,flakey,log_writes,delay,dmsetup,lvm,guest", ""},
+		{nil, kindNative, "DMLAYER_TEST_REQUIRE=root,dm,loop,ext4,xfs,thin_check,images,graphtest,docker", ""},
 		{[]string{"DMLAYER_TEST_REQUIRE=root"}, kindUML, "DMLAYER_TEST_REQUIRE=root", ""},
 	} {
 		env := jobEnv(c.environ, &config{kind: c.kind, cache: "/c"})

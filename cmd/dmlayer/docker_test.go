@@ -1,0 +1,59 @@
+package main_test
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/dmlayer/dmlayer/internal/testenv"
+)
+
+// TestDocker does with dockerd what Docker's users do, as the tutorials type it: test/docker/flows.sh. DMLAYER_DOCKER_LONG=1 does all of it.
+func TestDocker(t *testing.T) {
+	testenv.Need(t, testenv.Guest, testenv.DM, testenv.Loop, testenv.Ext4, testenv.Images, testenv.Docker)
+	if os.Getenv("DMLAYER_DOCKER_LONG") == "" {
+		dockerFlows(t, "small", "size", "kill_dmlayer")
+		return
+	}
+	dockerFlows(t, "small")
+}
+
+func dockerFlows(t *testing.T, image string, flows ...string) {
+	t.Helper()
+	cache, err := testenv.CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, err := filepath.Abs("../../test/docker/flows.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin, dir := t.TempDir(), t.TempDir()
+	if err := os.Symlink(self, filepath.Join(bin, "dmlayer")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testenv.Scale(20*time.Minute))
+	defer cancel()
+	// Mounts, containers and daemons end with their namespaces.
+	args := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", script, dir, filepath.Join(cache, "images", image+".docker.tar"), image + ":latest"}
+	cmd := exec.CommandContext(ctx, "unshare", append(args, flows...)...)
+	cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, flow := range append(flows, "images", "remove") {
+		if !strings.Contains(string(out), "ok "+flow+" ") {
+			t.Errorf("%s was not done", flow)
+		}
+	}
+}
