@@ -52,6 +52,9 @@ func hold(t *testing.T, s *layer.Store, e *pooltest.Env) holdings {
 	h.resident, h.slab = kibs(t, "/proc/self/status", "RssAnon:"), kibs(t, "/proc/meminfo", "Slab:")
 	for _, dir := range []string{e.Dirs.Root, e.Dirs.Run} {
 		must(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+			if filepath.Base(path) == "looks" { // pool/looks.go: of whoever inspects a pool first; it does not grow
+				return nil
+			}
 			h.files["file "+path]++
 			return err
 		}))
