@@ -2,7 +2,9 @@ package snapshotter_test
 
 import (
 	"context"
+	"flag"
 	"fmt"
+	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -23,7 +25,14 @@ import (
 	"github.com/dmlayer/dmlayer/test/pooltest"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+// TestMain leaves out the one of containerd's cases that takes minutes, a chain of 128 layers, unless the long form is asked for.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if skip := flag.Lookup("test.skip"); skip.Value.String() == "" && os.Getenv("DMLAYER_TEST_LONG") == "" {
+		_ = skip.Value.Set("TestSuite/.*/128LayersMount") // any text is taken
+	}
+	testenv.Main(m)
+}
 
 // dialed serves a store on a socket for the length of the test and returns a client's view of it.
 func dialed(t testing.TB, s *layer.Store) snapshots.Snapshotter {
