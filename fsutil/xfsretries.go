@@ -34,7 +34,11 @@ func StopRetries(dev DevNum) error {
 		return fmt.Errorf("stop retries: no xfs is mounted from %s: %w", name, errs.ErrNotFound)
 	}
 	for _, kind := range xfsErrors {
-		if err := writeAttribute(filepath.Join(dir, kind, "max_retries"), "0"); err != nil {
+		err := writeAttribute(filepath.Join(dir, kind, "max_retries"), "0")
+		if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("stop retries: the xfs of %s is gone: %w: %w", name, err, errs.ErrNotFound) // unmounted in between
+		}
+		if err != nil {
 			return err
 		}
 	}
