@@ -72,7 +72,7 @@ carries anything too, unless --force is given, which wipes it. A create that fai
 	f.StringArrayVar(&o.spec.MkfsOptions, "mkfs-option", nil, "a `word` for mkfs; repeatable")
 	f.StringArrayVar(&o.spec.MountOptions, "mount-option", nil, "a mount `option` of every node; repeatable")
 	f.Var(choiceFlag{&o.spec.Discard, []string{"passdown", "nopassdown", "ignore"}}, "discard",
-		"what to do with blocks that nodes give back (default passdown; nopassdown with --data-device)")
+		"what to do with blocks that nodes give back (default passdown; nopassdown where the pool lies on disks)")
 	f.BoolVar(&o.spec.NoZero, "no-zero", false, "do not zero new blocks: whoever gets a raw device can read what others deleted")
 	f.BoolVar(&o.spec.ForbidDevices, "forbid-devices", false, "refuse archives with device nodes in their layers")
 	spaceFlags(cmd, &o.spec.Space, func(value string) string { return " (default " + value + ")" })
