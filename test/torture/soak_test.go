@@ -39,6 +39,10 @@ func (h holdings) String() string {
 		h.fds, h.goroutines, len(h.kernel), len(h.files), h.heap>>10, h.resident>>10, h.slab>>10, h.store>>10, h.data>>10, h.metadata>>10)
 }
 
+// The profiler keeps every stack that it has seen allocate, for ever: some megabyte in 100,000 operations. It is the test's, and is linked into no
+// program that does not ask for it.
+func init() { runtime.MemProfileRate = 0 }
+
 func hold(t *testing.T, s *layer.Store, e *pooltest.Env) holdings {
 	t.Helper()
 	debug.FreeOSMemory()
