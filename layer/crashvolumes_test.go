@@ -26,9 +26,13 @@ var volumesOperations = map[string]func(ctx context.Context, dirs pool.Dirs, whe
 		}
 		return pool.Create(ctx, dirs, spec)
 	},
-	"destroy": func(ctx context.Context, dirs pool.Dirs, _ string) error { return pool.Destroy(ctx, dirs, smallPool.Name) },
-	"start":   func(ctx context.Context, dirs pool.Dirs, _ string) error { return pool.Start(ctx, dirs, smallPool.Name) },
-	"stop":    func(ctx context.Context, dirs pool.Dirs, _ string) error { return pool.Stop(ctx, dirs, smallPool.Name) },
+	"destroy": func(ctx context.Context, dirs pool.Dirs, _ string) error {
+		return pool.Destroy(ctx, dirs, smallPool.Name)
+	},
+	"start": func(ctx context.Context, dirs pool.Dirs, _ string) error {
+		return pool.Start(ctx, dirs, smallPool.Name)
+	},
+	"stop": func(ctx context.Context, dirs pool.Dirs, _ string) error { return pool.Stop(ctx, dirs, smallPool.Name) },
 	"extend": func(ctx context.Context, dirs pool.Dirs, _ string) error {
 		more := pool.Extent{Bytes: 4 << 20, More: true}
 		_, err := pool.Extend(ctx, dirs, smallPool.Name, pool.Extension{Data: more, Metadata: more})
