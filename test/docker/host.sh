@@ -36,7 +36,7 @@ logs() {
 trap logs EXIT
 
 start_dmlayer() {
-	dmlayer serve --log-level info "${dmlayer_flags[@]}" >>"$work/dmlayer.log" 2>&1 &
+	dmlayer serve --log-level info --containerd= "${dmlayer_flags[@]}" >>"$work/dmlayer.log" 2>&1 &
 	dmlayer_pid=$!
 	# Asking takes long enough for a pause.
 	until curl_plugin Plugin.Activate >/dev/null 2>&1; do

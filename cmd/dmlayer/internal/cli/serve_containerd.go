@@ -9,7 +9,8 @@ import (
 
 // containerdEndpoint is the socket of containerd's proxy plugins.
 var containerdEndpoint = endpoint{
-	flag: "containerd", usage: "`socket` of the snapshotter and differ for containerd, such as /run/dmlayer/containerd.sock; none unless it is given",
+	flag: "containerd", value: "/run/dmlayer/containerd.sock",
+	usage: "`socket` of the snapshotter and differ for containerd; \"\" is none",
 	open: func(ctx context.Context, a *app, store *layer.Store, path string) (endpointServer, error) {
 		return containerd.Open(ctx, store, path, a.envOr("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"))
 	},
