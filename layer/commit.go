@@ -48,6 +48,11 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 	if err := o.view(ctx, func(tx *metadata.Tx) error { return nameFree(tx, name) }); err != nil {
 		return Node{}, err
 	}
+	if co.Move && co.Claim == "" { // in use comes before not trusted
+		if err := o.unclaimed(src); err != nil {
+			return Node{}, err
+		}
+	}
 	if !co.Trust {
 		if err := trusted(src, "commit"); err != nil {
 			return Node{}, err

@@ -293,6 +293,7 @@ func TestRemoveElsewhereFails(t *testing.T) {
 		must(t, unix.Unmount(cmd.Dir, unix.MNT_DETACH))
 		broken := errors.New("broken")
 		fault.Set(func(p string) error {
+			pooltest.Reached(p)
 			if p == point {
 				return broken
 			}
