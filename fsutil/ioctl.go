@@ -16,6 +16,7 @@ const (
 	reqExt4ResizeFS   = ioWrite | 8<<16 | 'f'<<8 | 16            // __u64
 	reqXFSGeometryV1  = ioRead | 112<<16 | 'X'<<8 | 100          // struct xfs_fsop_geom_v1
 	reqXFSGrowFSData  = ioWrite | 16<<16 | 'X'<<8 | 110          // struct xfs_growfs_data
+	reqXFSFreeEOF     = ioRead | 128<<16 | 'X'<<8 | 58           // struct xfs_fs_eofblocks
 	reqBLKDISCARD     = 0x12<<8 | 119                            // __u64[2]
 	reqBLKGETSIZE64   = ioRead | 8<<16 | 0x12<<8 | 114           // __u64
 	reqLoopCtlAdd     = 0x4c80
@@ -35,6 +36,16 @@ type xfsGeometryV1 struct {
 	flags, logSectSize, rtSectSize          uint32
 	dirBlockSize                            uint32
 }
+
+type xfsFreeEOF struct {
+	version, flags uint32
+	_              [120]byte // which inodes: all of them
+}
+
+const (
+	xfsFreeEOFVersion = 1
+	xfsFreeEOFSync    = 1
+)
 
 // What is looked at of the superblocks of an xfs: struct xfs_dsb.
 const (

@@ -62,6 +62,7 @@ func TestABI(t *testing.T) {
 	for name, sizes := range map[string][2]uintptr{
 		"struct fstrim_range":     {unsafe.Sizeof(fstrimRange{}), 24},
 		"struct xfs_fsop_geom_v1": {unsafe.Sizeof(xfsGeometryV1{}), 112},
+		"struct xfs_fs_eofblocks": {unsafe.Sizeof(xfsFreeEOF{}), 128},
 		"struct xfs_growfs_data":  {unsafe.Sizeof(xfsGrowFSData{}), 16},
 		"struct loop_config":      {unsafe.Sizeof(unix.LoopConfig{}), 304},
 	} {

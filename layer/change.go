@@ -310,7 +310,7 @@ func (o *op) trimMounted(ctx context.Context, dir string) (trimmed uint64, err e
 			return trimmed, err
 		}
 	}
-	if err := fsutil.SyncFS(dir); err != nil {
+	if err := errors.Join(fsutil.FinishDeletions(ctx, dir), fsutil.SyncFS(dir)); err != nil {
 		return trimmed, o.explainFull(err)
 	}
 	more, err := o.trimOnce(ctx, dir)
