@@ -18,7 +18,11 @@ import (
 //
 // XFS_IOC_FSGROWFSDATA with the present size writes the copies and nothing else (xfs_growfs_data, Linux 4.19 and later).
 func FinishGrowth(ctx context.Context, dir string) error {
-	const what = "finish growth of file system at"
+	return onXFS(ctx, "finish growth of file system at", dir, (*mounted).finishXFS)
+}
+
+// onXFS runs fn on the file system mounted at dir, if that is an xfs.
+func onXFS(ctx context.Context, what, dir string, fn func(*mounted) error) error {
 	if err := context.Cause(ctx); err != nil {
 		return fail(what, dir, err)
 	}
@@ -30,7 +34,7 @@ func FinishGrowth(ctx context.Context, dir string) error {
 	if m.typ != XFS {
 		return nil
 	}
-	return fail(what, dir, m.finishXFS())
+	return fail(what, dir, fn(m))
 }
 
 func (m *mounted) finishXFS() error {

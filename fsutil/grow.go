@@ -203,23 +203,13 @@ func (m *mounted) reconfigure(option string) error {
 // a removed file in the background (since Linux 5.14), and nothing waits for that but a few requests, of which
 // XFS_IOC_FREE_EOFBLOCKS changes the least. A trim that is to find them needs a SyncFS after this, too. ext4 has nothing to wait for.
 func FinishDeletions(ctx context.Context, dir string) error {
-	const what = "finish deletions in file system at"
-	if err := context.Cause(ctx); err != nil {
-		return fail(what, dir, err)
-	}
-	m, err := openMounted(dir)
-	if err != nil {
-		return fail(what, dir, err)
-	}
-	defer m.close()
-	if m.typ != XFS {
-		return nil
-	}
-	err = ioctl(int(m.dir.Fd()), reqXFSFreeEOF, &xfsFreeEOF{version: xfsFreeEOFVersion, flags: xfsFreeEOFSync})
-	if errors.Is(err, unix.ENOTTY) {
-		return nil
-	}
-	return fail(what, dir, err)
+	return onXFS(ctx, "finish deletions in file system at", dir, func(m *mounted) error {
+		err := ioctl(int(m.dir.Fd()), reqXFSFreeEOF, &xfsFreeEOF{version: xfsFreeEOFVersion, flags: xfsFreeEOFSync})
+		if errors.Is(err, unix.ENOTTY) {
+			return nil
+		}
+		return err
+	})
 }
 
 // Trim tells the device below the file system mounted at dir which blocks are free, and returns how many
