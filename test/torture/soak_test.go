@@ -90,8 +90,8 @@ func kibs(t *testing.T, file, key string) uint64 {
 }
 
 // grown says what of the holdings is more than before. Of memory, of the store and of the pool's metadata a
-// tenth more is none.
-func (h holdings) grown(before holdings) error {
+// tenth more is none, and of resident memory slack bytes besides.
+func (h holdings) grown(before holdings, slack uint64) error {
 	var all []error
 	if left := append(h.kernel.Since(before.kernel), h.files.Since(before.files)...); len(left) > 0 {
 		all = append(all, fmt.Errorf("left behind: %q", left))
@@ -106,7 +106,7 @@ func (h holdings) grown(before holdings) error {
 		{"data", uint64(before.data), uint64(h.data), 0},
 		{"metadata", uint64(before.metadata), uint64(h.metadata), uint64(before.metadata) / 10},
 		{"heap", before.heap, h.heap, before.heap / 10},
-		{"resident", before.resident, h.resident, before.resident / 10},
+		{"resident", before.resident, h.resident, before.resident/10 + slack},
 	} {
 		if c.is > c.was+c.allowance {
 			all = append(all, fmt.Errorf("%s: %d, were %d", c.what, c.is, c.was))
@@ -178,7 +178,11 @@ func TestSoak(t *testing.T) {
 	work(operations)
 	after := hold(t, s, e)
 	t.Logf("after %d operations: %v", operations, after)
-	if err := after.grown(before); err != nil {
+	slack := uint64(0)
+	if operations < 10000 {
+		slack = 2 << 20 // what Go's runtime takes at first and keeps: a second core's caches, a thread's stacks
+	}
+	if err := after.grown(before, slack); err != nil {
 		t.Error(err)
 	}
 }
