@@ -38,13 +38,22 @@ func (d *Driver) applyDiff(ctx context.Context, id string, in *counted) (int64, 
 	}
 	size, made, err := d.fill(ctx, p, in)
 	if err == nil && !made {
-		err = d.createWritable(ctx, id, p.parent, 0, roleLayer)
+		size, err = d.fillWritable(ctx, p, in)
 	}
-	d.give(p, err == nil || in.n > 0) // what was read of the stream will not come again
-	if err != nil || made {
-		return size, err
+	d.give(p, err == nil || p.made || in.n > 0) // what was read of the stream will not come again
+	return size, err
+}
+
+// fillWritable makes a node that can be written to of a stream.
+func (d *Driver) fillWritable(ctx context.Context, p *pending, in *counted) (int64, error) {
+	if err := d.makeNode(ctx, p); err != nil {
+		return 0, err
 	}
-	return d.applyOver(ctx, id, in)
+	size, err := d.applyOver(ctx, p.id, in)
+	if err != nil {
+		return 0, d.unmake(ctx, p, err)
+	}
+	return size, nil
 }
 
 // fill makes a layer of the stream. Where its parent is a node that can be written to, and thus none of a layer, nothing is made or read.
@@ -57,7 +66,7 @@ func (d *Driver) fill(ctx context.Context, p *pending, in *counted) (size int64,
 	if p.parent == "" {
 		lo.Size = d.currentOptions().BaseSize
 	} else {
-		parent, err := d.settled(ctx, p.parent)
+		parent, err := d.node(ctx, p.parent)
 		if err != nil {
 			return 0, false, fmt.Errorf("parent: %w", err)
 		}
@@ -158,25 +167,33 @@ func (d *Driver) DiffSize(ctx context.Context, id, parent string) (int64, error)
 
 // compare mounts a node and its parent for a look at both.
 func (d *Driver) compare(ctx context.Context, id, parent string, fn func(ctx context.Context, lower, upper string, o layertar.DiffOptions) error) error {
-	upper, err := d.settled(ctx, id)
-	if err != nil {
-		return err
-	}
 	if parent == "" {
-		return d.store.View(ctx, []string{upper.Name}, func(ctx context.Context, roots []string) error {
-			return fn(ctx, "", roots[0], layertar.DiffOptions{})
+		return d.with(ctx, []string{id}, func() error {
+			upper, err := d.node(ctx, id)
+			if err != nil {
+				return err
+			}
+			return d.store.View(ctx, []string{upper.Name}, func(ctx context.Context, roots []string) error {
+				return fn(ctx, "", roots[0], layertar.DiffOptions{})
+			})
 		})
 	}
-	lower, err := d.settled(ctx, parent)
-	if err != nil {
-		return fmt.Errorf("parent: %w", err)
-	}
-	same, err := d.descends(ctx, upper, lower)
-	if err != nil {
-		return err
-	}
-	return d.store.View(ctx, []string{lower.Name, upper.Name}, func(ctx context.Context, roots []string) error {
-		return fn(ctx, roots[0], roots[1], layertar.DiffOptions{SameLineage: same})
+	return d.with(ctx, []string{id, parent}, func() error {
+		upper, err := d.node(ctx, id)
+		if err != nil {
+			return err
+		}
+		lower, err := d.node(ctx, parent)
+		if err != nil {
+			return fmt.Errorf("parent: %w", err)
+		}
+		same, err := d.descends(ctx, upper, lower)
+		if err != nil {
+			return err
+		}
+		return d.store.View(ctx, []string{lower.Name, upper.Name}, func(ctx context.Context, roots []string) error {
+			return fn(ctx, roots[0], roots[1], layertar.DiffOptions{SameLineage: same})
+		})
 	})
 }
 

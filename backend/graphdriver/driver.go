@@ -102,14 +102,6 @@ func (d *Driver) forgetGone(name string, err error) error {
 	return err
 }
 
-// settled returns the node with an id, and makes it where it has no content yet.
-func (d *Driver) settled(ctx context.Context, id string) (layer.Node, error) {
-	if err := d.settle(ctx, id); err != nil {
-		return layer.Node{}, err
-	}
-	return d.node(ctx, id)
-}
-
 func attrs(role string) map[string]string {
 	return map[string]string{layer.AttrKeeper: keeper, attrRole: role}
 }

@@ -13,14 +13,7 @@ import (
 )
 
 // Get mounts a layer, read-only, or a container, counts it, and returns the directory. label is an SELinux label of the mount, or "".
-func (d *Driver) Get(ctx context.Context, id, label string) (string, error) {
-	if err := d.settle(ctx, id); err != nil {
-		return "", err
-	}
-	name, err := d.name(ctx, id)
-	if err != nil {
-		return "", err
-	}
+func (d *Driver) Get(ctx context.Context, id, label string) (dir string, err error) {
 	options := d.currentOptions().MountOptions
 	if label != "" {
 		if strings.ContainsAny(label, "\"\x00\n") {
@@ -28,8 +21,16 @@ func (d *Driver) Get(ctx context.Context, id, label string) (string, error) {
 		}
 		options = append(slices.Clone(options), "context="+strconv.Quote(label))
 	}
-	m, err := d.store.MountFor(ctx, name, user, layer.UserOptions{Options: options})
-	return m.Dir, d.forgetGone(name, err)
+	err = d.with(ctx, []string{id}, func() error {
+		name, err := d.name(ctx, id)
+		if err != nil {
+			return err
+		}
+		m, err := d.store.MountFor(ctx, name, user, layer.UserOptions{Options: options})
+		dir = m.Dir
+		return d.forgetGone(name, err)
+	})
+	return dir, err
 }
 
 // Put takes one Get back. With the last one the node is unmounted.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -16,6 +17,7 @@ type pending struct {
 	id, parent string
 	turn       chan struct{} // holds a token while somebody makes the node
 	done       bool          // under the turn: it is a node now, or is gone
+	made       bool          // under the turn: there is a node of it
 }
 
 func (d *Driver) find(id string) *pending {
@@ -26,26 +28,44 @@ func (d *Driver) find(id string) *pending {
 
 // Create promises a layer on top of a parent, "" for none. It becomes a node when it is filled (ApplyDiff) or first used.
 func (d *Driver) Create(ctx context.Context, id, parent string) error {
+	err := d.checkFree(ctx, id)
+	if err == nil && parent == "" {
+		err = d.promise(id, "")
+	} else if err == nil {
+		// The parent becomes a node, so that no promise rests on another.
+		if err = d.with(ctx, []string{parent}, func() error { return d.promise(id, parent) }); err != nil {
+			err = fmt.Errorf("parent: %w", err)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("create layer %q: %w", id, err)
+	}
+	return nil
+}
+
+// checkFree is nil where an id can be given to something new.
+func (d *Driver) checkFree(ctx context.Context, id string) error {
 	name, err := nodeName(id)
 	if err != nil {
 		return err
 	}
-	if parent != "" {
-		if _, err := d.settled(ctx, parent); err != nil { // so that no promise rests on another
-			return fmt.Errorf("create layer %q: parent: %w", id, err)
-		}
+	if d.find(id) != nil {
+		return errs.ErrExists
 	}
-	_, err = d.store.Get(ctx, name)
-	if err == nil {
-		err = errs.ErrExists
+	if _, err = d.store.Get(ctx, name); err == nil {
+		return errs.ErrExists
 	}
-	if !errors.Is(err, errs.ErrNotFound) {
-		return fmt.Errorf("create layer %q: %w", id, err)
+	if errors.Is(err, errs.ErrNotFound) {
+		return nil
 	}
+	return err
+}
+
+func (d *Driver) promise(id, parent string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.pending[id] != nil {
-		return fmt.Errorf("create layer %q: %w", id, errs.ErrExists)
+		return errs.ErrExists
 	}
 	d.pending[id] = &pending{id: id, parent: parent, turn: make(chan struct{}, 1)}
 	return nil
@@ -90,14 +110,79 @@ func (d *Driver) forget(ctx context.Context, id string) (gone bool, err error) {
 	return true, nil
 }
 
-// settle makes a node of a layer that has no content yet: one that can be written to.
-func (d *Driver) settle(ctx context.Context, id string) error {
-	p, err := d.take(ctx, id)
-	if p == nil || err != nil {
+// with runs fn with nodes for these ids: of a layer that has no content yet one is made that can be written to. Where one of the ids is not known
+// none is made, and where fn fails those that were made are promises again: what is refused has changed nothing.
+func (d *Driver) with(ctx context.Context, ids []string, fn func() error) error {
+	promises, err := d.takeAll(ctx, ids)
+	if err == nil {
+		err = d.makeAll(ctx, promises)
+	}
+	if err == nil {
+		err = fn()
+	}
+	for _, p := range promises {
+		if err != nil && p.made {
+			err = d.unmake(ctx, p, err)
+		}
+		d.give(p, p.made)
+	}
+	return err
+}
+
+// takeAll waits for the turns of those layers that have no content yet, and looks for the others. Turns are taken by id, so that nobody waits for
+// somebody who waits for him.
+func (d *Driver) takeAll(ctx context.Context, ids []string) (promises []*pending, err error) {
+	ids = slices.Compact(slices.Sorted(slices.Values(ids)))
+	var others []string
+	for _, id := range ids {
+		p, err := d.take(ctx, id)
+		if err != nil {
+			return promises, err
+		}
+		if p == nil {
+			others = append(others, id)
+		} else {
+			promises = append(promises, p)
+		}
+	}
+	if len(promises) == 0 {
+		return nil, nil // whoever uses the others looks for them
+	}
+	for _, id := range others {
+		if _, err := d.name(ctx, id); err != nil {
+			return promises, err
+		}
+	}
+	return promises, nil
+}
+
+func (d *Driver) makeAll(ctx context.Context, promises []*pending) error {
+	for _, p := range promises {
+		if err := d.makeNode(ctx, p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// makeNode makes a node that can be written to of a layer that has no content yet. The caller has its turn.
+func (d *Driver) makeNode(ctx context.Context, p *pending) error {
+	if err := d.createWritable(ctx, p.id, p.parent, 0, roleLayer); err != nil {
 		return err
 	}
-	err = d.createWritable(ctx, id, p.parent, 0, roleLayer)
-	d.give(p, err == nil)
+	p.made = true
+	return nil
+}
+
+// unmake takes a makeNode back because of an error, to which it adds its own.
+func (d *Driver) unmake(ctx context.Context, p *pending, err error) error {
+	name := nodePrefix + p.id
+	rerr := d.remove(context.WithoutCancel(ctx), name)
+	if rerr != nil {
+		return errors.Join(err, rerr) // it stays a node
+	}
+	d.known.Delete(name)
+	p.made = false
 	return err
 }
 
@@ -111,9 +196,13 @@ func (d *Driver) CreateReadWrite(ctx context.Context, id, parent string, size in
 	if strings.HasSuffix(id, initSuffix) {
 		role = roleInit
 	}
-	return d.createWritable(ctx, id, parent, size, role)
+	if parent == "" {
+		return d.createWritable(ctx, id, "", size, role)
+	}
+	return d.with(ctx, []string{parent}, func() error { return d.createWritable(ctx, id, parent, size, role) })
 }
 
+// createWritable makes a node that can be written to, of a parent that is a node.
 func (d *Driver) createWritable(ctx context.Context, id, parent string, size int64, role string) error {
 	name, err := nodeName(id)
 	if err != nil {
@@ -126,9 +215,6 @@ func (d *Driver) createWritable(ctx context.Context, id, parent string, size int
 			so.Size = base
 		}
 	} else {
-		if err := d.settle(ctx, parent); err != nil {
-			return fmt.Errorf("create %q: parent: %w", id, err)
-		}
 		if so.Parent, err = d.name(ctx, parent); err != nil {
 			return fmt.Errorf("create %q: parent: %w", id, err)
 		}
