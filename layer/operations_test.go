@@ -212,7 +212,7 @@ func fillWith(files map[string]string) func(context.Context, *layer.LayerWriter)
 
 // nodeOperations are the operations on nodes.
 func nodeOperations(fs string) []operation {
-	return slices.Concat(makingOperations(fs), chainOperations(), usingOperations(), foreignOperations(), committingOperations(), changingOperations(), recordOperations(), userOperations(), claimingOperations())
+	return slices.Concat(makingOperations(fs), chainOperations(), usingOperations(), foreignOperations(), committingOperations(), changingOperations(), recordOperations(), userOperations(), claimingOperations(), trimmingOperations())
 }
 
 func makingOperations(fs string) []operation {
