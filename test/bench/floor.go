@@ -26,6 +26,7 @@ type floor struct {
 	record *os.File
 	mount  string
 	fs     string
+	minor  uint32 // of what was activated last
 }
 
 const firstFloorID = 1 << 23
@@ -92,49 +93,84 @@ func (f *floor) close() {
 }
 
 func (f *floor) round(_ context.Context, t *timer) error {
-	id := f.next
-	f.next++
-	name := devmapper.Name(fmt.Sprintf("floor-%d", id))
-	ref := devmapper.ByName(name)
 	t.start()
-	if _, err := f.dm.Message(f.pool.Ref(), 0, fmt.Sprintf("create_snap %d %d", id, f.origin)); err != nil {
-		return err
-	}
-	if _, err := f.record.WriteAt(make([]byte, 4096), 0); err != nil {
-		return err
-	}
-	if err := f.record.Sync(); err != nil {
-		return err
-	}
-	t.lap("prepare")
-	if _, err := f.dm.Create(name, ""); err != nil {
-		return err
-	}
-	table := thinpool.ThinTable{Pool: f.dev, ID: id}
-	if err := f.dm.Load(ref, devmapper.LoadOptions{}, table.Target(f.size)); err != nil {
-		return err
-	}
-	info, err := f.dm.Resume(ref, devmapper.ResumeOptions{})
+	id, err := f.create()
 	if err != nil {
 		return err
 	}
-	options := "errors=remount-ro,noinit_itable"
-	if f.fs == "xfs" {
-		options = "nouuid"
+	t.lap("prepare")
+	if err := f.activate(id); err != nil {
+		return err
 	}
-	if err := unix.Mount(fmt.Sprintf("/dev/dm-%d", info.Dev.Minor), f.mount, f.fs, 0, options); err != nil {
+	if err := f.mountIt(); err != nil {
 		return err
 	}
 	t.lap("mount")
 	if err := unix.Unmount(f.mount, 0); err != nil {
 		return err
 	}
-	if _, err := f.dm.Remove(ref, devmapper.RemoveOptions{}); err != nil {
+	if err := f.deactivate(id); err != nil {
 		return err
 	}
 	t.lap("unmount")
-	_, err = f.dm.Message(f.pool.Ref(), 0, fmt.Sprintf("delete %d", id))
+	err = f.delete(id)
 	t.lap("remove")
+	return err
+}
+
+// create makes a thin device and its record.
+func (f *floor) create() (thinpool.ID, error) {
+	id := f.next
+	f.next++
+	if _, err := f.dm.Message(f.pool.Ref(), 0, fmt.Sprintf("create_snap %d %d", id, f.origin)); err != nil {
+		return id, err
+	}
+	return id, f.write()
+}
+
+// write makes a record durable.
+func (f *floor) write() error {
+	if _, err := f.record.WriteAt(make([]byte, 4096), 0); err != nil {
+		return err
+	}
+	return f.record.Sync()
+}
+
+func (f *floor) ref(id thinpool.ID) devmapper.Ref { return devmapper.ByName(f.name(id)) }
+
+func (f *floor) name(id thinpool.ID) devmapper.Name {
+	return devmapper.Name(fmt.Sprintf("floor-%d", id))
+}
+
+func (f *floor) activate(id thinpool.ID) error {
+	if _, err := f.dm.Create(f.name(id), ""); err != nil {
+		return err
+	}
+	table := thinpool.ThinTable{Pool: f.dev, ID: id}
+	if err := f.dm.Load(f.ref(id), devmapper.LoadOptions{}, table.Target(f.size)); err != nil {
+		return err
+	}
+	info, err := f.dm.Resume(f.ref(id), devmapper.ResumeOptions{})
+	f.minor = info.Dev.Minor
+	return err
+}
+
+// mountIt mounts the device that was activated last.
+func (f *floor) mountIt() error {
+	options := "errors=remount-ro,noinit_itable"
+	if f.fs == "xfs" {
+		options = "nouuid"
+	}
+	return unix.Mount(fmt.Sprintf("/dev/dm-%d", f.minor), f.mount, f.fs, 0, options)
+}
+
+func (f *floor) deactivate(id thinpool.ID) error {
+	_, err := f.dm.Remove(f.ref(id), devmapper.RemoveOptions{})
+	return err
+}
+
+func (f *floor) delete(id thinpool.ID) error {
+	_, err := f.dm.Message(f.pool.Ref(), 0, fmt.Sprintf("delete %d", id))
 	return err
 }
 

@@ -23,6 +23,7 @@ type containerd struct {
 	daemon *exec.Cmd
 	tar    string // the archive to import
 	layers int    // of it
+	proxy  string // socket of dmlayer serve; "" is none
 }
 
 const (
@@ -35,10 +36,10 @@ const (
 )
 
 // withContainerd runs fn with a containerd whose folder is on a file system like the floor's.
-func (b *imagesBench) withContainerd(ctx context.Context, fn func(*containerd) error) error {
+func (b *imagesBench) withContainerd(ctx context.Context, proxy string, fn func(*containerd) error) error {
 	return b.withMount(ctx, "peers", nil, func(dir string) error {
 		return b.withPeerPool(ctx, func() error {
-			c := &containerd{imagesBench: b, socket: filepath.Join(b.dirs.Run, "containerd.sock")}
+			c := &containerd{imagesBench: b, socket: b.peerSocket(), proxy: proxy}
 			if err := c.choose(); err != nil {
 				return err
 			}
@@ -53,6 +54,9 @@ func (b *imagesBench) withContainerd(ctx context.Context, fn func(*containerd) e
 		})
 	})
 }
+
+// peerSocket is where the daemon listens.
+func (b *imagesBench) peerSocket() string { return filepath.Join(b.dirs.Run, "containerd.sock") }
 
 // choose finds what to import: the image, or what of it containerd can unpack.
 func (c *containerd) choose() error {
@@ -126,6 +130,7 @@ pool_name = %q
 root_path = %q
 base_image_size = "10GB"
 `, filepath.Join(dir, "root"), filepath.Join(c.dirs.Run, "containerd"), c.socket, peerPool, filepath.Join(dir, "devmapper"))
+	config += c.proxies()
 	file := filepath.Join(c.dirs.Run, "containerd.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return err
@@ -138,6 +143,28 @@ base_image_size = "10GB"
 	c.daemon = exec.Command(filepath.Join(c.peers, "containerd"), "--config", file)
 	c.daemon.Stdout, c.daemon.Stderr = log, log
 	return c.daemon.Start()
+}
+
+// proxies configures dmlayer as docs/containerd.md says. Garbage is collected when something is removed, and never because of what else is done:
+// that would be measured too.
+func (c *containerd) proxies() string {
+	if c.proxy == "" {
+		return ""
+	}
+	return fmt.Sprintf(`[plugins."io.containerd.gc.v1.scheduler"]
+mutation_threshold = 0
+deletion_threshold = 1000000
+startup_delay = "1ms"
+pause_threshold = 0.0000001
+[plugins."io.containerd.service.v1.diff-service"]
+default = ["dmlayer-diff", "walking"]
+[proxy_plugins.dmlayer]
+type = "snapshot"
+address = %q
+[proxy_plugins.dmlayer-diff]
+type = "diff"
+address = %q
+`, c.proxy, c.proxy)
 }
 
 // ready waits until the daemon answers. Starting ctr takes long enough for a pause.
@@ -200,15 +227,18 @@ func (c *containerd) unpacked(ctx context.Context, snapshotter string) error {
 }
 
 // peakOf returns the most memory, in bytes, that a process has had.
-func peakOf(pid int) (int64, error) {
+func peakOf(pid int) (int64, error) { return memoryOf(pid, "VmHWM") }
+
+// memoryOf returns a figure of /proc/PID/status in bytes.
+func memoryOf(pid int, field string) (int64, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, err
 	}
-	_, rest, _ := strings.Cut(string(status), "VmHWM:")
+	_, rest, _ := strings.Cut(string(status), field+":")
 	var kib int64
 	if _, err := fmt.Sscan(rest, &kib); err != nil {
-		return 0, fmt.Errorf("peak memory of process %d: %w", pid, err)
+		return 0, fmt.Errorf("%s of process %d: %w", field, pid, err)
 	}
 	return kib << 10, nil
 }

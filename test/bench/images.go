@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -28,6 +29,7 @@ type imagesConfig struct {
 	command string
 	peers   string
 	profile string
+	size    int64 // of the pool's data, in bytes; 0 is what fits the image
 }
 
 // imagesBench measures what loading an image costs, next to what cannot be saved: reading and checking the
@@ -127,7 +129,7 @@ func (b *imagesBench) copyImage() error {
 func (b *imagesBench) inPool(ctx context.Context, fn func() error) (err error) {
 	b.dirs = pool.Dirs{Root: filepath.Join(b.work, "root"), Run: filepath.Join("/run", filepath.Base(b.work))}
 	defer os.RemoveAll(b.dirs.Run)
-	spec := pool.Spec{Name: imagesPool, FS: b.fs, DataSize: poolSize(b.image), MetadataSize: 64 << 20}
+	spec := pool.Spec{Name: imagesPool, FS: b.fs, DataSize: cmp.Or(b.size, poolSize(b.image)), MetadataSize: 64 << 20}
 	if err := pool.Create(ctx, b.dirs, spec); err != nil {
 		return err
 	}
@@ -191,7 +193,7 @@ func (b *imagesBench) withKinds(ctx context.Context, fn func([]loadKind) error) 
 	if b.peers == "" {
 		return fn(kinds)
 	}
-	return b.withContainerd(ctx, func(c *containerd) error {
+	return b.withContainerd(ctx, "", func(c *containerd) error {
 		for _, s := range []string{"overlayfs", "devmapper"} {
 			kinds = append(kinds, loadKind{"containerd " + s, c.round(s)})
 		}
