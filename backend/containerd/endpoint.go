@@ -27,7 +27,7 @@ func Open(ctx context.Context, store *layer.Store, path, address string) (*Endpo
 	if err != nil {
 		return nil, errors.Join(err, content.Close())
 	}
-	return &Endpoint{New(l, snapshotter.New(store), differ.New(store, content)), content}, nil
+	return &Endpoint{New(l, snapshotter.New(store), differ.New(store, content, content.Leases)), content}, nil
 }
 
 // Serve answers until ctx ends; see Server.Serve.

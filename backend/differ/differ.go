@@ -7,9 +7,12 @@ package differ
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
+	"time"
 
 	"github.com/containerd/containerd/v2/core/content"
 	"github.com/containerd/containerd/v2/core/diff"
@@ -28,6 +31,7 @@ import (
 type Differ struct {
 	store   *layer.Store
 	content content.Store
+	leases  leases.Manager
 }
 
 var (
@@ -35,8 +39,8 @@ var (
 	_ diff.Applier  = (*Differ)(nil)
 )
 
-// New returns a differ that writes layers to containerd's content store.
-func New(store *layer.Store, c content.Store) *Differ { return &Differ{store, c} }
+// New returns a differ that writes layers to containerd's content store, under leases of its own where the caller's are not told.
+func New(store *layer.Store, c content.Store, l leases.Manager) *Differ { return &Differ{store, c, l} }
 
 // Apply is left to containerd, which has the content at hand.
 func (d *Differ) Apply(context.Context, ocispec.Descriptor, []mount.Mount, ...diff.ApplyOpt) (ocispec.Descriptor, error) {
@@ -68,9 +72,16 @@ func (d *Differ) Compare(ctx context.Context, lower, upper []mount.Mount, opts .
 	}
 	var desc ocispec.Descriptor
 	err = d.store.View(ctx, names, func(ctx context.Context, roots []string) error {
+		up, release, err := d.leased(asCaller(ctx))
+		if err != nil {
+			return err
+		}
 		u := upload{store: d.content, config: c}
-		desc, err = u.run(asCaller(ctx), func(w io.Writer) error { return layertar.WriteDiff(ctx, w, roots[0], roots[1], o) })
-		return err
+		desc, err = u.run(up, func(w io.Writer) error { return layertar.WriteDiff(ctx, w, roots[0], roots[1], o) })
+		if err != nil {
+			return errors.Join(err, release())
+		}
+		return nil
 	})
 	return desc, errclass.Translated(err)
 }
@@ -85,6 +96,28 @@ func asCaller(ctx context.Context) context.Context {
 		ctx = leases.WithLease(ctx, lease)
 	}
 	return ctx
+}
+
+// untilUsed is how long containerd's garbage collector leaves alone what was made for a caller whose lease is unknown. Until then he has an image refer to it.
+const untilUsed = time.Hour
+
+// leased sees to it that ctx has a lease: containerd does not tell a proxy differ that of its caller, and without one its collector may take what was made
+// before the caller has used it. The function releases it early.
+func (d *Differ) leased(ctx context.Context) (context.Context, func() error, error) {
+	if _, ok := leases.FromContext(ctx); ok {
+		return ctx, func() error { return nil }, nil
+	}
+	l, err := d.leases.Create(ctx, leases.WithID("dmlayer-diff-"+rand.Text()), leases.WithExpiration(untilUsed))
+	if err != nil {
+		return nil, nil, fmt.Errorf("lease for a layer: %w", err)
+	}
+	release := func() error {
+		if err := d.leases.Delete(context.WithoutCancel(ctx), l); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("release lease %s: %w", l.ID, err)
+		}
+		return nil
+	}
+	return leases.WithLease(ctx, l.ID), release, nil
 }
 
 // nodes returns the names of the nodes that mounts are of, or ErrNotImplemented.
