@@ -8,13 +8,15 @@ import (
 	"io"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/dmlayer/dmlayer/internal/ahead"
 )
 
 // layerReader reads the tar of an archive's layer, once: reading the archive, hashing that, unpacking,
 // and hashing the tar are done ahead of whoever reads here. At the end it knows all digests.
 type layerReader struct {
 	*layerSource
-	tar    *ahead
+	tar    *ahead.Reader
 	stage  Stage
 	report *reporter
 	told   int64
@@ -25,7 +27,7 @@ type layerReader struct {
 func (l *loader) readLayer(ctx context.Context, lay *archivedLayer, s Stage) *layerReader {
 	ctx, cancel := context.WithCancel(ctx)
 	src := &layerSource{ctx: ctx, tree: l.tree, lay: lay}
-	return &layerReader{src, newAhead(src, digest.SHA256.Hash(), src.used), s, l.report, -reportStep, cancel}
+	return &layerReader{src, ahead.New(src, digest.SHA256.Hash(), src.used), s, l.report, -reportStep, cancel}
 }
 
 // Read reads from the tar.
@@ -34,7 +36,7 @@ func (r *layerReader) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		return n, err
 	}
-	if done := r.tar.mark; done-r.told >= reportStep || err == io.EOF && done != r.told {
+	if done := r.tar.Mark(); done-r.told >= reportStep || err == io.EOF && done != r.told {
 		r.told = done
 		r.report.event(Event{Stage: r.stage, Layer: r.lay.name, Done: done, Total: r.blob.size})
 	}
@@ -51,7 +53,7 @@ type facts struct {
 
 // facts compares the layer's digests. It may be called once the end was read.
 func (r *layerReader) facts() (facts, error) {
-	diff := digest.NewDigest(digest.SHA256, r.tar.hash)
+	diff := digest.NewDigest(digest.SHA256, r.tar.Hash())
 	got := diff
 	if r.hash != nil {
 		got = digest.NewDigest(r.lay.algorithm(), r.hash)
@@ -62,7 +64,7 @@ func (r *layerReader) facts() (facts, error) {
 	if diff != r.lay.diffID {
 		return facts{}, damaged("image archive: layer %s: has the diff id %s, the config says %s", r.lay.path, diff, r.lay.diffID)
 	}
-	return facts{r.lay.path, r.tar.size, got, r.blob.size}, nil
+	return facts{r.lay.path, r.tar.Size(), got, r.blob.size}, nil
 }
 
 // drain reads what is left, and compares the digests.
@@ -80,7 +82,7 @@ func (r *layerReader) explain(err error) error {
 
 func (r *layerReader) close() error {
 	r.cancel()
-	r.tar.close()
+	r.tar.Close()
 	return r.layerSource.close()
 }
 
@@ -92,8 +94,8 @@ type layerSource struct {
 	lay  *archivedLayer
 
 	blob   *blob
-	hash   hash.Hash // of the bytes in the archive; nil where those are the tar, and hashed as such
-	packed *ahead    // reads the archive; nil where the layer is not packed
+	hash   hash.Hash     // of the bytes in the archive; nil where those are the tar, and hashed as such
+	packed *ahead.Reader // reads the archive; nil where the layer is not packed
 	z      io.ReadCloser
 	plain  int64 // bytes read of a layer that is not packed
 }
@@ -131,7 +133,7 @@ func (s *layerSource) open() error {
 	r := b.reader(s.ctx)
 	switch {
 	case kind != plain:
-		s.packed = newAhead(r, s.hash, nil)
+		s.packed = ahead.New(r, s.hash, nil)
 		r = s.packed
 	case s.hash != nil:
 		r = io.TeeReader(r, s.hash)
@@ -159,7 +161,7 @@ func (s *layerSource) used() int64 {
 	if s.packed == nil {
 		return s.plain
 	}
-	return s.packed.taken
+	return s.packed.Taken()
 }
 
 func (s *layerSource) close() error {
@@ -168,7 +170,7 @@ func (s *layerSource) close() error {
 		err = s.z.Close()
 	}
 	if s.packed != nil {
-		s.packed.close()
+		s.packed.Close()
 	}
 	if s.blob != nil {
 		err = errors.Join(err, s.blob.Close())

@@ -49,7 +49,7 @@ var arrows = map[string][]string{
 		"github.com/containerd/errdefs", "github.com/opencontainers/go-digest",
 	},
 	"backend/differ": {
-		"backend/internal/errclass", "layer", "layer/layertar", "github.com/containerd/containerd/v2/core", "github.com/containerd/containerd/v2/pkg",
+		internal, "backend/internal/errclass", "layer", "layer/layertar", "github.com/containerd/containerd/v2/core", "github.com/containerd/containerd/v2/pkg",
 		"github.com/containerd/errdefs", "github.com/klauspost/compress", "github.com/opencontainers/go-digest", "github.com/opencontainers/image-spec",
 	},
 	"backend/internal/errclass": {internal, "github.com/containerd/errdefs"},
@@ -67,6 +67,7 @@ var arrows = map[string][]string{
 		"github.com/docker/go-units", "github.com/spf13/cobra", "github.com/spf13/pflag", "github.com/vbauerster/mpb/v8",
 	},
 
+	"internal/ahead":    {},
 	"internal/errs":     {},
 	"internal/fault":    {},
 	"internal/lockfile": {internal, xsys},

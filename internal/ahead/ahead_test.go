@@ -1,4 +1,4 @@
-package image
+package ahead
 
 import (
 	"bytes"
@@ -12,13 +12,13 @@ import (
 
 // TestAhead reads streams of many sizes, in pieces of many sizes.
 func TestAhead(t *testing.T) {
-	for _, size := range []int{0, 1, aheadChunk - 1, aheadChunk, aheadChunk + 1, 10*aheadChunk + 7} {
+	for _, size := range []int{0, 1, chunkSize - 1, chunkSize, chunkSize + 1, 10*chunkSize + 7} {
 		data := bytes.Repeat([]byte("some bytes "), size/11+1)[:size]
 		for name, src := range map[string]io.Reader{
 			"plain": bytes.NewReader(data), "data with the end": iotest.DataErrReader(bytes.NewReader(data)), "halves": iotest.HalfReader(bytes.NewReader(data)),
 		} {
 			h := sha256.New()
-			a := newAhead(src, h, nil)
+			a := New(src, h, nil)
 			got, err := io.ReadAll(iotest.OneByteReader(io.LimitReader(a, 100)))
 			if err == nil {
 				var rest []byte
@@ -31,20 +31,20 @@ func TestAhead(t *testing.T) {
 			if _, err := a.Read(make([]byte, 1)); err != io.EOF {
 				t.Errorf("after the end: %v", err)
 			}
-			a.close()
+			a.Close()
 		}
 	}
 }
 
 // TestAheadFails passes an error on behind the bytes before it.
 func TestAheadFails(t *testing.T) {
-	a := newAhead(io.MultiReader(bytes.NewReader(make([]byte, aheadChunk+10)), failingReader{}), sha256.New(), nil)
-	defer a.close()
-	if n, err := io.Copy(io.Discard, a); n != aheadChunk+10 || !errors.Is(err, os.ErrDeadlineExceeded) {
+	a := New(io.MultiReader(bytes.NewReader(make([]byte, chunkSize+10)), iotest.ErrReader(os.ErrDeadlineExceeded)), sha256.New(), nil)
+	defer a.Close()
+	if n, err := io.Copy(io.Discard, a); n != chunkSize+10 || !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("%d bytes (%v)", n, err)
 	}
-	b := newAhead(iotest.ErrReader(nil), nil, nil)
-	defer b.close()
+	b := New(iotest.ErrReader(nil), nil, nil)
+	defer b.Close()
 	if _, err := io.Copy(io.Discard, b); !errors.Is(err, io.ErrNoProgress) {
 		t.Errorf("a source that gives nothing: %v", err)
 	}
@@ -60,10 +60,10 @@ func (zeros) Read(p []byte) (int, error) {
 // TestAheadStops leaves an endless stream at any time.
 func TestAheadStops(t *testing.T) {
 	for n := range 20 {
-		a := newAhead(zeros{}, sha256.New(), nil)
-		if _, err := io.CopyN(io.Discard, a, int64(n)*aheadChunk/2); err != nil {
+		a := New(zeros{}, sha256.New(), nil)
+		if _, err := io.CopyN(io.Discard, a, int64(n)*chunkSize/2); err != nil {
 			t.Error(err)
 		}
-		a.close()
+		a.Close()
 	}
 }
