@@ -16,13 +16,21 @@ import (
 func TestDocker(t *testing.T) {
 	testenv.Need(t, testenv.Guest, testenv.DM, testenv.Loop, testenv.Ext4, testenv.Images, testenv.Docker)
 	if os.Getenv("DMLAYER_DOCKER_LONG") == "" {
-		dockerFlows(t, "small", "size", "kill_dmlayer")
+		dockerFlows(t, "docker", nil, "size", "kill_dmlayer")
 		return
 	}
-	dockerFlows(t, "small")
+	dockerFlows(t, "docker", nil)
+	dockerLarge(t)
 }
 
-func dockerFlows(t *testing.T, image string, flows ...string) {
+// TestDocker29 does the same with Docker 29, which keeps images in containerd: test/docker29/flows.sh.
+func TestDocker29(t *testing.T) {
+	testenv.Need(t, testenv.Guest, testenv.DM, testenv.Loop, testenv.Ext4, testenv.Images, testenv.Containerd, testenv.Clients)
+	dockerFlows(t, "docker29", []string{"gotools/docker29-v2.0.0-beta.24", "gotools/containerd-v2.4.2"})
+}
+
+// dockerFlows runs flows.sh of a folder of test, with folders of programs below .cache before those of PATH.
+func dockerFlows(t *testing.T, folder string, programs []string, flows ...string) {
 	t.Helper()
 	cache, err := testenv.CacheDir()
 	if err != nil {
@@ -32,7 +40,7 @@ func dockerFlows(t *testing.T, image string, flows ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, err := filepath.Abs("../../test/docker/flows.sh")
+	script, err := filepath.Abs(filepath.Join("../../test", folder, "flows.sh"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,9 +51,13 @@ func dockerFlows(t *testing.T, image string, flows ...string) {
 	ctx, cancel := context.WithTimeout(t.Context(), testenv.Scale(20*time.Minute))
 	defer cancel()
 	// Mounts, containers and daemons end with their namespaces.
-	args := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", script, dir, filepath.Join(cache, "images", image+".docker.tar"), image + ":latest"}
+	args := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", script, dir, filepath.Join(cache, "images/small.docker.tar"), "small:latest"}
 	cmd := exec.CommandContext(ctx, "unshare", append(args, flows...)...)
-	cmd.Env = append(os.Environ(), "PATH="+bin+string(os.PathListSeparator)+os.Getenv("PATH"))
+	path := []string{bin}
+	for _, dir := range programs {
+		path = append(path, filepath.Join(cache, dir))
+	}
+	cmd.Env = append(os.Environ(), "PATH="+strings.Join(append(path, os.Getenv("PATH")), string(os.PathListSeparator)))
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)
 	if err != nil {

@@ -27,11 +27,13 @@ type release struct {
 	bin  string   // folder of its programs, below .cache
 	load []string // arguments of ctr's import that make the client unpack
 	diff bool     // it has proxy plugins for differences
+	long bool     // it takes minutes to build, and is tried in the long form only
 }
 
 var releases = []release{
 	{name: "1.6", bin: "tools/usr/bin"},
 	{name: "2.x", bin: "gotools/containerd-v2.4.2", load: []string{"--local"}, diff: true},
+	{name: "1.7", bin: "gotools/containerd-v1.7.35", diff: true, long: true},
 }
 
 // host is a machine with a pool, dmlayer serve and containerd.
@@ -50,6 +52,9 @@ type host struct {
 func newHost(t *testing.T, r release, spec pool.Spec) *host {
 	t.Helper()
 	testenv.Need(t, testenv.Guest, testenv.Root, testenv.DM, testenv.Loop, testenv.Ext4, testenv.XFS, testenv.Images, testenv.Containerd)
+	if r.long {
+		testenv.Need(t, testenv.Clients)
+	}
 	cache, err := testenv.CacheDir()
 	must(t, err)
 	h := &host{t: t, r: r, pool: pooltest.New(t, spec)}

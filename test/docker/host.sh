@@ -13,12 +13,16 @@ export TMPDIR=$work/tmp
 
 # dockerd wants to write a key there.
 mount -t overlay -o "lowerdir=/etc,upperdir=$work/etc,workdir=$work/etc.work" etc /etc
-# A cgroup hierarchy per controller, as dockerd 20.10 and runc know them.
-mount -t tmpfs cgroup /sys/fs/cgroup
-for controller in $(awk '!/^#/ && $4 == 1 {print $1}' /proc/cgroups); do
-	mkdir "/sys/fs/cgroup/$controller"
-	mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
-done
+# A cgroup hierarchy per controller, as dockerd 20.10 and runc know them; or one, where a script that sources this has said so.
+if [ "${cgroups-}" = unified ]; then
+	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+else
+	mount -t tmpfs cgroup /sys/fs/cgroup
+	for controller in $(awk '!/^#/ && $4 == 1 {print $1}' /proc/cgroups); do
+		mkdir "/sys/fs/cgroup/$controller"
+		mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
+	done
+fi
 mount -t tmpfs run /run
 mkdir -p /run/docker/plugins
 
