@@ -187,3 +187,21 @@ func (o *op) sweepPart(ctx context.Context, part int64, discard bool) error {
 	o.UnlockID(id)
 	return o.update(ctx, func(*metadata.Tx) error { return nil }) // the low mark follows
 }
+
+// Stale tells how many bytes the host keeps for blocks that no node has, and how many are in use, of a pool that runs, whose data is a file
+// and which passes discards down; of others it is 0 and 0.
+func (s *Store) Stale(ctx context.Context) (stale, used int64, err error) {
+	session, err := s.pool.EnterRunning(ctx)
+	if err != nil || session == nil {
+		return 0, 0, opError("look at", s.pool.Name(), err)
+	}
+	defer session.Exit()
+	if session.Status.Discard != thinpool.DiscardPassdown || !session.Status.Commits() {
+		return 0, 0, nil
+	}
+	stale, known, err := session.Stale(ctx)
+	if err != nil || !known {
+		return 0, 0, opError("look at", s.pool.Name(), err)
+	}
+	return stale, int64(session.Status.UsedData) * s.pool.Record().BlockSize, nil
+}

@@ -37,6 +37,10 @@ type Config struct {
 	Again <-chan struct{}
 	// Ticks are when everything is looked at although nothing has happened; nil is once a minute.
 	Ticks <-chan time.Time
+	// TrimTicks are when it is looked whether the host keeps so much for free blocks that they are given back; nil is every ten minutes.
+	TrimTicks <-chan time.Time
+	// TrimLeast is how many bytes that must be at least, 0 for 64 MiB; a fifth of what is in use in any case.
+	TrimLeast int64
 }
 
 // errGone says that the pool that was served is not there any more.
@@ -109,7 +113,7 @@ func (c Config) tasks(store *layer.Store, servers []Endpoint, tell *notifier) []
 		tasks = append(tasks, e.Serve)
 	}
 	w := newWatcher(c, store, tell)
-	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, reaper{c, store}.run, tell.watchdog)
+	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, reaper{c, store}.run, newTrimmer(c, store).run, tell.watchdog)
 }
 
 // together runs tasks until one of them ends, ends the others and waits for them.

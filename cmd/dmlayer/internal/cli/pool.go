@@ -22,7 +22,7 @@ record of what is in it, and its settings. Any command that needs the pool start
 		RunE:    missingSubcommand,
 	}
 	cmd.AddCommand(a.newPoolCreate(), a.newPoolLs(), a.newPoolInspect(), a.newPoolStatus(),
-		a.newPoolStart(), a.newPoolStop(), a.newPoolCheck(), a.newPoolImport(), a.newPoolExtend(), a.newPoolSet(), a.newPoolRenew(), a.newPoolDestroy())
+		a.newPoolStart(), a.newPoolStop(), a.newPoolCheck(), a.newPoolImport(), a.newPoolExtend(), a.newPoolSet(), a.newPoolTrim(), a.newPoolRenew(), a.newPoolDestroy())
 	return exitCodes(cmd)
 }
 
