@@ -44,10 +44,12 @@ func (s *Session) Takable(space Space, left int64) int64 {
 		return 0
 	}
 	most = max(min(most, toNextMark(st, space), left/block), least)
-	if !s.affords(2 * most * block) {
-		return 0
+	for ; most >= least; most /= 2 {
+		if s.affords(2 * most * block) { // to take them, and to give them back
+			return most * block
+		}
 	}
-	return most * block
+	return 0
 }
 
 // toNextMark is how many blocks can be taken before the part in use comes to a percentage at which somebody acts.
