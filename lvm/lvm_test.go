@@ -55,7 +55,7 @@ func somewhere(t *testing.T, udev bool, uuids map[string]string) {
 	}
 }
 
-const vgReport = `{"report":[{"vg":[{"vg_name":"vg","vg_uuid":"UUID","vg_extent_size":"4194304","vg_size":"100","vg_free":"8388608","vg_missing_pv_count":"0","lv_count":"2","vg_tags":"a,b"}]}]}`
+const vgReport = `{"report":[{"vg":[{"vg_name":"vg","vg_uuid":"UUID","vg_extent_size":"4194304","vg_size":"100","vg_free":"8388608","vg_missing_pv_count":"0","lv_count":"2","vg_tags":"a,b","vg_exported":"0"}]}]}`
 
 func TestVGByName(t *testing.T) {
 	somewhere(t, true, nil)
@@ -124,7 +124,7 @@ func TestLVs(t *testing.T) {
 // A group and its volumes are looked at at once; one without volumes is looked up.
 func TestGroupWithLVs(t *testing.T) {
 	somewhere(t, true, nil)
-	both := strings.TrimSuffix(lvRow, "}") + `,"vg_extent_size":"4194304","vg_size":"100","vg_free":"8388608","vg_missing_pv_count":"1","lv_count":"2","vg_tags":"a,b"}`
+	both := strings.TrimSuffix(lvRow, "}") + `,"vg_extent_size":"4194304","vg_size":"100","vg_free":"8388608","vg_missing_pv_count":"1","lv_count":"2","vg_tags":"a,b","vg_exported":"0"}`
 	c, asked := fake(t, map[string]string{"lvs": `{"report":[{"lv":[` + both + `]}]}`})
 	vg, lvs, err := c.GroupWithLVs(t.Context(), "V-1")
 	if err != nil || vg.Name != "vg" || vg.UUID != "V-1" || vg.MissingPVs != 1 || vg.Free != 8<<20 || len(lvs) != 1 || strings.Count(asked(), "\n") != 1 {

@@ -20,6 +20,7 @@ type VG struct {
 	Size, Free int64
 	MissingPVs int
 	LVs        int // that people see
+	Exported   bool
 	Tags       []string
 }
 
@@ -156,7 +157,7 @@ func (r row) list(field string) []string {
 func (r row) isSet(field string) bool { return r[field] == "1" }
 
 var (
-	vgFields = []string{"vg_name", "vg_uuid", "vg_extent_size", "vg_size", "vg_free", "vg_missing_pv_count", "lv_count", "vg_tags"}
+	vgFields = []string{"vg_name", "vg_uuid", "vg_extent_size", "vg_size", "vg_free", "vg_missing_pv_count", "lv_count", "vg_tags", "vg_exported"}
 	lvFields = []string{
 		"lv_name", "lv_uuid", "vg_name", "vg_uuid", "lv_size", "lv_tags", "segtype", "lv_kernel_minor", "lv_suspended", "lv_health_status",
 		"seg_pe_ranges", "data_lv", "metadata_lv", "chunk_size", "zero", "discards", "lv_when_full", "transaction_id", "thin_count",
@@ -168,6 +169,7 @@ func (r row) vg() (vg VG, err error) {
 	vg = VG{
 		Name: r.text("vg_name"), UUID: r.text("vg_uuid"), ExtentSize: r.number("vg_extent_size", &err), Size: r.number("vg_size", &err),
 		Free: r.number("vg_free", &err), MissingPVs: int(r.number("vg_missing_pv_count", &err)), LVs: int(r.number("lv_count", &err)), Tags: r.list("vg_tags"),
+		Exported: r.isSet("vg_exported"),
 	}
 	if err == nil && (vg.Name == "" || vg.UUID == "" || vg.ExtentSize == 0) {
 		err = errors.New("report of lvm2: a volume group without name, UUID or extents")
@@ -226,12 +228,12 @@ func parseLVs(rows []row) ([]LV, error) {
 
 // report asks for all objects that are selected. lvm2 fails where any volume group of the machine is not readable: then what was
 // found counts, and that nothing was found does not.
-func (c *Client) report(ctx context.Context, command, kind, selection string, fields []string) ([]row, error) {
+func (c *Client) report(ctx context.Context, command, kind, selection string, fields []string, more ...string) ([]row, error) {
 	args := []string{"--reportformat", "json", "--units", "b", "--nosuffix", "--binary", "-o", strings.Join(fields, ","), "-S", selection}
 	if kind == "lv" {
 		args = append(args, "-a")
 	}
-	out, failed := c.command(ctx, command, args...)
+	out, failed := c.command(ctx, command, append(args, more...)...)
 	if ctx.Err() != nil {
 		return nil, failed
 	}
@@ -261,6 +263,18 @@ func (c *Client) VGByUUID(ctx context.Context, uuid string) (VG, error) {
 // VGByTag looks for the volume group with a tag. None is ErrNotFound.
 func (c *Client) VGByTag(ctx context.Context, tag string) (VG, error) {
 	return c.oneVG(ctx, "volume group with the tag "+tag, equals("vg_tags", tag))
+}
+
+// HostOf returns the system id of the host whose volume group it is, of one that lvm2 keeps from this machine. None is ErrNotFound.
+func (c *Client) HostOf(ctx context.Context, name string) (string, error) {
+	rows, err := c.report(ctx, "vgs", "vg", equals("vg_name", name), []string{"vg_systemid"}, "--foreign")
+	if err != nil {
+		return "", fmt.Errorf("volume group %q of another host: %w", name, err)
+	}
+	if len(rows) == 0 || rows[0].text("vg_systemid") == "" {
+		return "", fmt.Errorf("volume group %q of another host: %w", name, errs.ErrNotFound)
+	}
+	return rows[0].text("vg_systemid"), nil
 }
 
 func (c *Client) oneVG(ctx context.Context, what, selection string) (VG, error) {

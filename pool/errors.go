@@ -11,6 +11,22 @@ import (
 	"github.com/dmlayer/dmlayer/thinpool"
 )
 
+// ErrAbsent says that a disk or volume of the pool is not there. It may come: disks are found in any order after a boot.
+var ErrAbsent = errors.New("a device of the pool is not there")
+
+// missingError is an ErrAbsent that says which. Its class is up to whoever returns it.
+type missingError struct{ text string }
+
+func (e *missingError) Error() string { return e.text }
+
+// Is makes it an ErrAbsent.
+func (e *missingError) Is(target error) bool { return target == ErrAbsent }
+
+// absent is a missingError of a pool that is here: ErrDamaged, as what it lies on is not.
+func absent(format string, args ...any) error {
+	return fmt.Errorf("%w: %w", &missingError{fmt.Sprintf(format, args...)}, errs.ErrDamaged)
+}
+
 // kernelError gives an error of the kernel packages, which know no classes, its class.
 func kernelError(err error) error {
 	if err == nil || errs.Class(err) != nil {

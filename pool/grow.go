@@ -36,23 +36,20 @@ func (f *figures) metadataBlocks() int64 {
 // withFigures runs fn under the grow lock, with what the running pool is at that moment. What somebody left half done who died
 // while he changed the tables is finished first.
 func (s *Session) withFigures(ctx context.Context, fn func(backing, *figures) error) error {
-	if err := s.holder.Lock(ctx, at(offsetGrow), lockfile.Exclusive); err != nil {
-		return fmt.Errorf("pool %q: %w", s.p.files.name, err)
-	}
-	defer s.unlock(offsetGrow)
-	f := &figures{}
-	err := s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
-		f.record, err = tx.Pool()
-		return err
-	})
-	if err != nil {
-		return err
-	}
 	b, err := s.p.backing()
 	if err != nil {
 		return err
 	}
-	if f.room, err = b.room(ctx); err != nil {
+	f := &figures{}
+	if f.room, err = s.lockRoom(ctx, b); err != nil {
+		return err
+	}
+	defer s.unlock(offsetGrow)
+	err = s.Records.View(ctx, func(tx *metadata.Tx) (err error) {
+		f.record, err = tx.Pool()
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	if f.status, f.info, err = s.Thin.StatusInfo(); err != nil {
@@ -71,6 +68,45 @@ func (s *Session) withFigures(ctx context.Context, fn func(backing, *figures) er
 		return err
 	}
 	return fn(b, f)
+}
+
+// slowRoom is a backing that asks programs for its room, which may take long, and knows without them whether that still holds.
+type slowRoom interface{ holds(Room) bool }
+
+// lockRoom takes the grow lock, and returns the room that the backing has under it. Programs are asked before, so that those who need the
+// lock to go on, such as deletions in a pool that is full, do not wait for them; only of a backing that keeps changing while it is asked
+// they are asked under the lock.
+func (s *Session) lockRoom(ctx context.Context, b backing) (room Room, err error) {
+	lock := func() error {
+		if err := s.holder.Lock(ctx, at(offsetGrow), lockfile.Exclusive); err != nil {
+			return fmt.Errorf("pool %q: %w", s.p.files.name, err)
+		}
+		return nil
+	}
+	const tries = 3
+	slow, ok := b.(slowRoom)
+	for range tries {
+		if !ok {
+			break
+		}
+		if room, err = b.room(ctx); err != nil {
+			return room, err
+		}
+		if err := lock(); err != nil {
+			return room, err
+		}
+		if slow.holds(room) {
+			return room, nil
+		}
+		s.unlock(offsetGrow)
+	}
+	if err := lock(); err != nil {
+		return room, err
+	}
+	if room, err = b.room(ctx); err != nil {
+		s.unlock(offsetGrow)
+	}
+	return room, err
 }
 
 // growable is ErrDamaged of a pool that the kernel would not let grow: it says nothing and leaves it as it is.

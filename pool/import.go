@@ -26,6 +26,7 @@ var (
 type ImportOptions struct {
 	Dir     string   // the folder that holds the pool's data and metadata
 	Devices []string // or the devices that it lies on, of which one will do: the other is searched for
+	VG      string   // or the volume group in which its volumes are, or VG/LV with one of them where it has those of several pools
 	Name    string   // "": that of the folder where it is in its place, else the one in the records
 	Records string   // the file of a backup of the records; "": the newest copy that is whole
 	Empty   bool     // no records: all devices are kept, and none has a name
@@ -43,7 +44,10 @@ type ImportOptions struct {
 // that was to be moved and lost its process in between can be imported again from where it is.
 func Import(ctx context.Context, dirs Dirs, o ImportOptions) (ImportReport, error) {
 	from, do := o.Dir, importPool
-	if len(o.Devices) > 0 {
+	switch {
+	case o.VG != "":
+		from, do = "volume group "+o.VG, importVolumes
+	case len(o.Devices) > 0:
 		from, do = strings.Join(o.Devices, " and "), importDisks
 	}
 	report, err := do(ctx, dirs, o)
@@ -197,10 +201,11 @@ func (im *importer) run(ctx context.Context, o ImportOptions) (ImportReport, err
 	if err != nil {
 		return plan.report, err
 	}
-	if im.inPlace && l.healthy(im.p.files.name) {
+	if im.inPlace && l.healthy(im.p.files.name) && sameVolumes(l.own.Pool.Backing.LVM, im.lies.LVM) {
 		return plan.report, im.healthy()
 	}
-	if !im.inPlace { // what it would start is whoever's the records are
+	plan.records.Pool.Backing.LVM = volumesAt(plan.records.Pool.Backing.LVM, im.lies.LVM)
+	if carried := im.lies.Type != BackingLoopback && !l.copies[0].own; !im.inPlace || carried { // what it would start is whoever's the records are
 		space := &plan.records.Pool.Space
 		plan.report.Hook, space.Hook = space.Hook, ""
 	}

@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -92,6 +93,12 @@ func (im *importer) notRunning(ctx context.Context) error {
 
 // uuidLength is that of a pool's UUID, in hexadecimal digits.
 const uuidLength = 32
+
+// isUUID tells whether a text is one of a pool.
+func isUUID(s string) bool {
+	raw, err := hex.DecodeString(s)
+	return err == nil && 2*len(raw) == uuidLength
+}
 
 // runningOver returns the UUID of the pool whose metadata device lies on one of these, "" for none.
 func (p *Pool) runningOver(devices []devmapper.DevNum) (string, error) {

@@ -3,7 +3,6 @@ package pool
 import (
 	"bytes"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,7 +79,7 @@ func decodeLabel(r io.Reader) (label, error) {
 	if err := json.Unmarshal(text[:n], &l); err != nil {
 		return bad(err.Error())
 	}
-	if raw, err := hex.DecodeString(l.UUID); err != nil || 2*len(raw) != uuidLength {
+	if !isUUID(l.UUID) {
 		return bad(fmt.Sprintf("the pool's UUID is %q", l.UUID))
 	}
 	return l, nil

@@ -104,7 +104,7 @@ func (v volumes) whole(h holding) error {
 		name := h.vg.Name + "/" + part.name
 		switch {
 		case len(part.lvs) == 0:
-			err := fmt.Errorf("volume %s is missing, or has lost the tag %s: %w", name, v.tag(), errs.ErrDamaged)
+			err := absent("volume %s is missing, or has lost the tag %s", name, v.tag())
 			return errs.WithHint(err, "lvs -o+tags "+h.vg.Name+" shows the volumes that there are")
 		case len(part.lvs) > 1:
 			err := fmt.Errorf("volumes %s and %s both have the tags of pool %q: %w", part.lvs[0].Name, part.lvs[1].Name, v.p.files.name, errs.ErrDamaged)
@@ -112,7 +112,7 @@ func (v volumes) whole(h holding) error {
 		case part.uuid != "" && part.lvs[0].UUID != part.uuid:
 			return v.p.mispaired("volume %s is another one than the pool was made on: its UUID is %s, not %s", name, part.lvs[0].UUID, part.uuid)
 		case part.lvs[0].Partial:
-			err := fmt.Errorf("a physical volume of %s is missing: %w", name, errs.ErrDamaged)
+			err := absent("a physical volume of %s is missing", name)
 			return errs.WithHint(err, "attach the disk that is missing; pvs -o+missing shows it")
 		}
 	}
@@ -125,7 +125,7 @@ func (v volumes) missing(err error) error {
 		return err
 	}
 	l := v.p.record.Backing.LVM
-	err = fmt.Errorf("volume group %q (%s) is not there: %w", l.VG, l.VGUUID, errs.ErrDamaged)
+	err = absent("volume group %q (%s) is not there", l.VG, l.VGUUID)
 	return errs.WithHint(err, "attach its disks; vgs shows the volume groups that lvm2 sees")
 }
 
@@ -194,6 +194,9 @@ func (v volumes) attach(ctx context.Context) (a attached, err error) {
 		*part.dev, *part.size = devmapper.DevNum(num), int64(size)
 	}
 	a.metadataPath = open[0].Name()
+	if err := v.p.files.markPlace(v.p.record.UUID); err != nil {
+		return attached{}, errors.Join(err, a.close())
+	}
 	return a, nil
 }
 
@@ -232,12 +235,8 @@ func (v volumes) settled(ctx context.Context) (holding, error) {
 
 // stale tells whether a volume's device has another size than the volume: a command died that was about to make it larger.
 func (v volumes) stale(lv lvm.LV) bool {
-	targets, err := v.p.dm.Table(devmapper.ByUUID(devmapper.UUID(lv.DMUUID())))
-	var size devmapper.Sectors
-	for _, t := range targets {
-		size += t.Length
-	}
-	return err == nil && size.Bytes() != uint64(lv.Size)
+	size := v.kernelSize(devmapper.UUID(lv.DMUUID()))
+	return size >= 0 && size != lv.Size
 }
 
 // hold opens the device of a volume, so that it stays what it is.
@@ -312,106 +311,3 @@ func (v volumes) under(dm *devmapper.Client) (bool, error) {
 	}
 	return true, nil
 }
-
-func (v volumes) paths(context.Context) (data, metadata string, err error) {
-	d, m, err := v.devs()
-	if err != nil {
-		return "", "", err
-	}
-	for dev, to := range map[devmapper.DevNum]*string{d: &data, m: &metadata} {
-		if dev == (devmapper.DevNum{}) {
-			continue
-		}
-		if *to, err = v.p.DeviceNode(dev); err != nil {
-			return "", "", err
-		}
-	}
-	return data, metadata, nil
-}
-
-func (v volumes) names() (data, metadata string) {
-	l := v.p.record.Backing.LVM
-	return l.VG + "/" + l.DataLV, l.VG + "/" + l.MetadataLV
-}
-
-func (v volumes) devices(context.Context) (list []devmapper.DevNum, err error) {
-	data, metadata, err := v.devs()
-	for _, d := range []devmapper.DevNum{data, metadata} {
-		if d != (devmapper.DevNum{}) {
-			list = append(list, d)
-		}
-	}
-	return list, err
-}
-
-// open activates what is not active for as long as it is open.
-func (v volumes) open(ctx context.Context, write bool) (_ *media, err error) {
-	m := &media{}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, m.Close())
-		}
-	}()
-	data, metadata, err := v.devs()
-	if err != nil {
-		return nil, err
-	}
-	if data == (devmapper.DevNum{}) || metadata == (devmapper.DevNum{}) {
-		h, err := v.ready(ctx)
-		if errors.Is(err, errs.ErrDamaged) {
-			err = fmt.Errorf("%w: %w", err, errs.ErrNotFound)
-		}
-		if err != nil {
-			return nil, err
-		}
-		m.release = func() error {
-			undo, cancel := UndoContext(ctx)
-			defer cancel()
-			return v.lvm.Deactivate(undo, h.asleep()...)
-		}
-		if data, metadata, err = v.devs(); err != nil {
-			return nil, err
-		}
-	}
-	dataName, metadataName := v.names()
-	for _, part := range []struct {
-		dev  devmapper.DevNum
-		name string
-		to   **part
-	}{{data, dataName, &m.data}, {metadata, metadataName, &m.metadata}} {
-		path, err := v.p.DeviceNode(part.dev)
-		if err != nil {
-			return nil, err
-		}
-		if *part.to, err = openPart(path, 0, write); err != nil {
-			return nil, err
-		}
-		(*part.to).name = part.name
-	}
-	return m, nil
-}
-
-// check asks lvm2 only while the pool does not run: else the kernel tells.
-func (v volumes) check(ctx context.Context, running bool) ([]Finding, error) {
-	if running {
-		return nil, nil
-	}
-	h, err := v.find(ctx)
-	if errors.Is(err, errs.ErrNotFound) {
-		return []Finding{NewFinding(FoundBackingMissing, "volume group "+v.p.record.Backing.LVM.VG, "%v", v.missing(err))}, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	for _, lvs := range [][]lvm.LV{h.data, h.metadata} {
-		if len(lvs) > 1 {
-			return []Finding{NewFinding(FoundBackingTwice, "pool "+v.p.files.name, "%s and %s", lvs[0].Name, lvs[1].Name)}, nil
-		}
-	}
-	if err := v.whole(h); err != nil {
-		return []Finding{NewFinding(FoundBackingMissing, "volume group "+h.vg.Name, "%v", err)}, nil
-	}
-	return nil, nil
-}
-
-func (v volumes) install(ctx context.Context, path string) error { return installCopy(ctx, v, path) }

@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/lvm"
 	"github.com/dmlayer/dmlayer/thinpool"
@@ -25,6 +26,26 @@ func (v volumes) room(ctx context.Context) (Room, error) {
 	r.DataMax = r.DataSize + free
 	r.MetadataMax = max(r.MetadataSize, min(r.MetadataSize+free, int64(thinpool.MaxMetadataSize)/extent*extent))
 	return r, nil
+}
+
+// holds tells whether the volumes, as the kernel has them, are as large as they were when somebody asked for their room. What is free in
+// the group may be less by now: whoever takes of it is told by lvm2.
+func (v volumes) holds(r Room) bool {
+	data, meta := v.dmUUIDs()
+	return v.kernelSize(data) == r.DataSize && v.kernelSize(meta) == r.MetadataSize
+}
+
+// kernelSize returns the size of a volume's device, -1 of one that is not there.
+func (v volumes) kernelSize(uuid devmapper.UUID) int64 {
+	targets, err := v.p.dm.Table(devmapper.ByUUID(uuid))
+	if err != nil || uuid == "" {
+		return -1
+	}
+	var size devmapper.Sectors
+	for _, t := range targets {
+		size += t.Length
+	}
+	return int64(size.Bytes())
 }
 
 // grow makes the volumes larger.

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -77,7 +75,7 @@ func (d *rawDevices) attach(ctx context.Context) (a attached, err error) {
 	a.metadataName = nameOf(pair.metadata.node.DevNum, d.record.Backing.MetadataDevice, pair.metadata.path)
 	a.dataSize, a.metadataSize, err = d.sizes(pair)
 	if err == nil {
-		err = d.markPlace()
+		err = d.files.markPlace(d.record.UUID)
 	}
 	if err == nil && d.record.State == metadata.PoolReady {
 		err = removeFiles(d.files.savedDisks()) // of a create that died once the pool was made
@@ -113,33 +111,9 @@ func (d *rawDevices) sizes(pair rawPair) (data, meta int64, err error) {
 	return data, meta, nil
 }
 
-// place is a file that tells which folder the running pool belongs to: of two that describe the same disks one is a copy.
-func (d *rawDevices) place() string { return filepath.Join(d.files.state(d.record.UUID), "place") }
-
-// placeID is what stays the same of a folder whatever leads there.
-func placeID(dir string) (string, error) {
-	var st unix.Stat_t
-	if err := unix.Stat(dir, &st); err != nil {
-		return "", &os.PathError{Op: "stat", Path: dir, Err: err}
-	}
-	return fmt.Sprintf("%x-%x", st.Dev, st.Ino), nil
-}
-
-// markPlace writes what the folder is, and where, for people and for an import.
-func (d *rawDevices) markPlace() error {
-	id, err := placeID(d.files.dir())
-	if err != nil {
-		return err
-	}
-	if err := makeDirs(filepath.Dir(d.place())); err != nil {
-		return err
-	}
-	return os.WriteFile(d.place(), []byte(id+" "+d.files.dir()), 0o600)
-}
-
 // under goes by the mark: what the pool's linear devices lie on was looked at when they were made.
 func (d *rawDevices) under(*devmapper.Client) (bool, error) {
-	mark, err := os.ReadFile(d.place())
+	mark, err := os.ReadFile(d.files.placeMark(d.record.UUID))
 	if errors.Is(err, os.ErrNotExist) {
 		return true, nil
 	}

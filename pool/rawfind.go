@@ -220,11 +220,6 @@ func (d *rawDevices) search(ctx context.Context) (search, error) {
 	})
 }
 
-// missingError says that a device of the pool is not there. Its class is up to the caller: see missing.
-type missingError struct{ text string }
-
-func (e *missingError) Error() string { return e.text }
-
 // one returns the pool's disk with that role: missingError where there is none, ErrDamaged where there are several.
 func (d *rawDevices) one(s search, role string) (seenDisk, error) {
 	of := d.seen(s.disks, role)

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
@@ -14,16 +14,22 @@ import (
 	"github.com/dmlayer/dmlayer/metadata"
 )
 
-// importDisks takes over a pool that lies on two devices, of which one is enough to find it. Its folder is made where it is not there.
-func importDisks(ctx context.Context, dirs Dirs, o ImportOptions) (report ImportReport, err error) {
+// importDisks takes over a pool that lies on two devices, of which one is enough to find it.
+func importDisks(ctx context.Context, dirs Dirs, o ImportOptions) (ImportReport, error) {
+	return importMedia(ctx, dirs, o, func() (metadata.Pool, error) { return recordOfDisks(o.Devices) })
+}
+
+// importMedia takes over a pool that lies on devices or volumes, of whose record find tells what they tell. Its folder is made where it is
+// not there.
+func importMedia(ctx context.Context, dirs Dirs, o ImportOptions, find func() (metadata.Pool, error)) (report ImportReport, err error) {
+	record, err := find()
+	if err != nil {
+		return report, err
+	}
 	if err := makeDirs(dirs.Root); err != nil {
 		return report, err
 	}
 	if dirs, err = dirs.absolute(); err != nil {
-		return report, err
-	}
-	record, err := recordOfDisks(o.Devices)
-	if err != nil {
 		return report, err
 	}
 	dm, err := devmapper.Open()
@@ -31,13 +37,16 @@ func importDisks(ctx context.Context, dirs Dirs, o ImportOptions) (report Import
 		return report, err
 	}
 	defer dm.Close()
-	d := &rawDevices{files: files{dirs: dirs, name: record.Name}, record: record, dm: dm}
-	im := importer{from: d.files, lies: record.Backing, backing: d, inPlace: true, backups: []string{d.files.backups()}}
-	if im.from.name, err = im.nameOnDisks(ctx, d, o); err != nil {
+	im := importer{lies: record.Backing, inPlace: true, backups: []string{files{dirs: dirs}.backups()}}
+	running, err := im.lieOn(dm, record, files{dirs: dirs, name: record.Name})
+	if err != nil {
 		return report, err
 	}
-	d.files = im.from
-	p, err := open(dirs, im.from.name, nil)
+	name, err := im.nameOnMedia(ctx, record, running, o)
+	if err != nil {
+		return report, err
+	}
+	p, err := open(dirs, name, nil)
 	if err != nil {
 		return report, err
 	}
@@ -46,14 +55,20 @@ func importDisks(ctx context.Context, dirs Dirs, o ImportOptions) (report Import
 		return report, err
 	}
 	defer im.Exit()
+	if running, err = im.lieOn(dm, record, p.files); err != nil {
+		return report, err
+	}
 	if known, err := uuidOf(ctx, im.from); err == nil && known != record.UUID {
-		err := fmt.Errorf("there is another pool %q: %w", im.from.name, errs.ErrExists)
+		err := fmt.Errorf("there is another pool %q: %w", name, errs.ErrExists)
 		return report, errs.WithHint(err, "--name gives it another name")
 	}
 	if err := makeDirs(im.from.poolsDir(), im.from.dir()); err != nil {
 		return report, err
 	}
-	if err = d.takeOver(); err == nil {
+	if running {
+		err = im.from.takeOver(record.UUID)
+	}
+	if err == nil {
 		report, err = im.run(ctx, o)
 	}
 	if err != nil {
@@ -65,6 +80,21 @@ func importDisks(ctx context.Context, dirs Dirs, o ImportOptions) (report Import
 		return report, err
 	}
 	return report, fsutil.SyncDir(im.from.poolsDir())
+}
+
+// lieOn makes the importer's backing one with these files, and tells whether a pool runs on it.
+func (im *importer) lieOn(dm *devmapper.Client, record metadata.Pool, f files) (running bool, err error) {
+	// One of its own: what is known of the pool's record changes meanwhile.
+	media := &Pool{files: f, dm: dm, log: slog.New(slog.DiscardHandler), record: record}
+	im.from = f
+	if im.backing, err = media.backing(); err != nil {
+		return false, err
+	}
+	_, err = dm.Info(devmapper.ByUUID(deviceUUID(record.UUID, suffixMetadata)))
+	if errors.Is(err, devmapper.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // recordOfDisks reads the headers, and returns what they tell of the pool's record.
@@ -84,7 +114,7 @@ func recordOfDisks(paths []string) (r metadata.Pool, err error) {
 		}
 		h, err := parseHeader(sector)
 		if errors.Is(err, errNoHeader) {
-			err = fmt.Errorf("%w: %w", err, errs.ErrNotFound)
+			err = errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNotFound), "a pool on the volumes of a volume group is imported with --vg")
 		}
 		if err != nil {
 			return r, fmt.Errorf("%s: %w", path, err)
@@ -105,41 +135,21 @@ func recordOfDisks(paths []string) (r metadata.Pool, err error) {
 	return r, nil
 }
 
-// nameOnDisks returns the name that the pool is going to have: of a pool that still runs, of which nothing can be read, the one that it
+// nameOnMedia returns the name that the pool is going to have: of a pool that still runs, of which nothing can be read, the one that it
 // was made with.
-func (im *importer) nameOnDisks(ctx context.Context, d *rawDevices, o ImportOptions) (string, error) {
-	if o.Name != "" {
+func (im *importer) nameOnMedia(ctx context.Context, record metadata.Pool, running bool, o ImportOptions) (string, error) {
+	switch {
+	case o.Name != "":
 		return o.Name, nil
-	}
-	_, err := d.below(suffixMetadata)
-	if err == nil {
-		return d.record.Name, nil
-	}
-	if !errors.Is(err, devmapper.ErrNotFound) {
-		return "", err
+	case running && record.Name != "":
+		return record.Name, nil
+	case running:
+		err := fmt.Errorf("the pool runs, and nothing tells its name: %w", errs.ErrInvalid)
+		return "", errs.WithHint(err, "--name gives it one")
 	}
 	l, err := im.examine(ctx, o)
 	if err != nil {
 		return "", err
 	}
 	return l.copies[0].Pool.Name, nil
-}
-
-// takeOver is ErrBusy while the pool runs for a folder that is there. One whose folder is gone is made this folder's.
-func (d *rawDevices) takeOver() error {
-	if _, err := d.below(suffixMetadata); errors.Is(err, devmapper.ErrNotFound) {
-		return nil
-	} else if err != nil {
-		return err
-	}
-	mark, err := os.ReadFile(d.place())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	id, dir, _ := strings.Cut(string(mark), " ")
-	if now, err := placeID(dir); err == nil && now == id && dir != d.files.dir() {
-		err := fmt.Errorf("the pool runs, for %s: %w", dir, errs.ErrBusy)
-		return errs.WithHint(err, "stop it there first")
-	}
-	return d.markPlace()
 }

@@ -198,7 +198,7 @@ var badUsage = []string{
 	"--timeout -1s ls", "--timeout soon ls", "--log-level loud ls", "--format xml ls", "--format {{ ls", "--format {{.Name}} rm a",
 	"--format {{.Name}} -q ls", "--root= ls", "--run= ls", "ls --pool", "diff --tar --format {{.Path}} a",
 	"pool start --pool a b", "pool create --pool a b", "pool destroy --pool a b", "--pool a pool status b",
-	"pool import --name a/b dir", "pool import --pool a --name b dir", "pool import ",
+	"pool import --name a/b dir", "pool import --pool a --name b dir", "pool import ", "pool import --vg=", "pool import --vg a dir", "pool import --vg a/_tdata/b",
 }
 
 func TestBadUsage(t *testing.T) {

@@ -25,12 +25,13 @@ type poolImportOptions struct {
 func (a *app) newPoolImport() *cobra.Command {
 	var o poolImportOptions
 	cmd := &cobra.Command{
-		Use:   "import DIR|DEVICE...",
+		Use:   "import DIR|DEVICE...|--vg VG",
 		Short: "Take over a pool whose records are lost, or that comes from another machine",
 		Long: `Takes over the pool on the files data and metadata in DIR: one whose root directory is gone, whose
 records were put back from a copy, or that comes from another root directory or machine. DIR is moved to its
 place under the root directory, if it is not there; both must be on one file system. Prints the pool's name.
-A pool on two disks (--data-device of create) is imported by either of them, or both.
+A pool on two disks (--data-device of create) is imported by either of them, or both, one on the volumes of a
+volume group (--vg and --device of create) with --vg.
 
 The records are taken from the record store in DIR, if it is whole, from the copies that dmlayer keeps in
 the pool itself, or from a backup, whichever is the newest; --records names a backup that is to be used
@@ -41,14 +42,21 @@ what they know and the pool does not have stays recorded: both are listed, and n
 there is any, import asks first; without a terminal to ask on, it does nothing unless --force is given.`,
 		Example: `  dmlayer pool import /var/lib/dmlayer/pools/default
   dmlayer pool import --name old /mnt/disk/pools/default
-  dmlayer pool import /dev/sdb /dev/sdc`,
-		Args: args(1, 2),
+  dmlayer pool import /dev/sdb /dev/sdc
+  dmlayer pool import --vg ssd`,
+		Args: args(0, 2),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveFilterDirs
 		},
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			if slices.Contains(args, "") {
-				return usagef("pool import: the folder or device has no name")
+			given := cmd.Flags().Changed("vg")
+			switch {
+			case slices.Contains(args, "") || given && o.VG == "":
+				return usagef("pool import: the folder, device or volume group has no name")
+			case given && len(args) > 0:
+				return usagef("pool import: a folder or devices, or a volume group with --vg, and not both")
+			case !given && len(args) == 0:
+				return usagef("pool import: an argument is missing: a folder, one or two devices, or a volume group with --vg")
 			}
 			if o.Name, err = a.importName(cmd, o.Name); err != nil {
 				return err
@@ -59,14 +67,17 @@ there is any, import asks first; without a terminal to ask on, it does nothing u
 			if err := a.needRoot(cmd); err != nil {
 				return err
 			}
-			if o.Dir = args[0]; len(args) > 1 || isDevice(o.Dir) {
-				o.Dir, o.Devices = "", args
+			if len(args) > 1 || len(args) == 1 && isDevice(args[0]) {
+				o.Devices = args
+			} else if len(args) == 1 {
+				o.Dir = args[0]
 			}
 			return a.runPoolImport(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.Name, "name", "", "`name` of the pool from now on (default: the folder's, or that in the records)")
+	f.StringVar(&o.VG, "vg", "", "volume group with the pool's volumes, or `VG`/LV with one of them where it has those of several pools")
 	f.StringVar(&o.Records, "records", "", "`file` of a backup of the records (default: the newest copy)")
 	f.BoolVar(&o.Empty, "empty", false, "use no records: all thin devices are kept, and have no names")
 	f.BoolVarP(&o.force, "force", "f", false, "do not ask, whatever records and pool do not agree on")

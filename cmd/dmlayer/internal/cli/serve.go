@@ -30,8 +30,8 @@ func (a *app) newServe() *cobra.Command {
 		Short: "Watch a pool, grow it and finish what others left",
 		Long: `Works on the pool of --pool until it is told to stop: grows it before it is full, finishes removals and what
 dead processes left, and copies the records now and then. It stays in the foreground and logs to standard error;
-systemd is told when it is ready. SIGHUP has it look at everything again. SIGTERM and SIGINT end it once what is running is
-done (exit 0); mounts stay as they are.`,
+systemd is told when it is ready. A disk of the pool that is not there yet, as after a boot, is waited for. SIGHUP
+has it look at everything again. SIGTERM and SIGINT end it once what is running is done (exit 0); mounts stay as they are.`,
 		Example: "  dmlayer serve\n  dmlayer serve --pool fast --log-level debug",
 		GroupID: groupService,
 		Args:    args(0, 0),
