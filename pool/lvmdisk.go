@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/dmlayer/dmlayer/fsutil"
@@ -104,13 +103,8 @@ type savedPlace struct {
 	Boot   string `json:"boot"`   // the boot id
 }
 
-// savedPlace is the file beside the one with what a create overwrites.
-func (f files) savedPlace() string { return f.savedDisks() + ".place" }
-
 // forgetDisk drops what was saved of a disk, once the pool has been made.
-func (f files) forgetDisk() error {
-	return removeFiles(f.savedDisks()+".new", f.savedDisks(), f.savedPlace()+".new", f.savedPlace())
-}
+func (f files) forgetDisk() error { return removeFiles(f.savedDisks()+".new", f.savedDisks()) }
 
 // written are the parts of the disk that a create writes to, beside signatures: lvm2's head, the beginning of the metadata, which is
 // the first volume, and that of the data, where the label is.
@@ -133,10 +127,7 @@ func (v volumes) saveDisk(ctx context.Context, t *takenDisk) error {
 	if err != nil {
 		return err
 	}
-	if err := writeDurably(v.p.files.savedPlace(), text); err != nil {
-		return err
-	}
-	saved := saving{role: rawDataRole, disk: t.file, size: t.disk.Size}
+	saved := saving{role: rawDataRole, disk: t.file, size: t.disk.Size, place: text}
 	for _, r := range fsutil.MergeRanges(append(written(v.p.record), t.wipe...)) {
 		if r.Length = min(r.End(), t.disk.Size) - r.Offset; r.Length > 0 {
 			saved.ranges = append(saved.ranges, r)
@@ -146,25 +137,6 @@ func (v volumes) saveDisk(ctx context.Context, t *takenDisk) error {
 		return fmt.Errorf("save what is on %s: %w", t.path, err)
 	}
 	return pointLVMSaved.Hit()
-}
-
-// writeDurably writes a file that is there as a whole or not at all.
-func writeDurably(path string, text []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(path+".new"))
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	return fsutil.SyncDir(filepath.Dir(path))
 }
 
 // makeGroup makes the volume group on the disk. What was on the disk is kept until the pool has been made.
@@ -269,6 +241,9 @@ func (v volumes) restoreDisk(ctx context.Context, path string) (err error) {
 		return err
 	}
 	err = eachSaved(v.p.files.savedDisks(), func(e saveEntry) error {
+		if e.kind == savePlace {
+			return nil
+		}
 		if e.kind == saveSize && e.Length != int64(size) || e.End() > int64(size) {
 			return fmt.Errorf("%s has %d bytes, and is not the disk that was saved: %w", path, size, errs.ErrDamaged)
 		}
@@ -287,13 +262,18 @@ func (v volumes) restoreDisk(ctx context.Context, path string) (err error) {
 
 // sameDisk returns the path of the disk that was saved, or "" where nobody can tell any more which it was.
 func (v volumes) sameDisk() (string, error) {
-	text, err := os.ReadFile(v.p.files.savedPlace())
+	var s savedPlace
+	err := eachSaved(v.p.files.savedDisks(), func(e saveEntry) error {
+		if e.kind != savePlace {
+			return nil
+		}
+		if err := json.Unmarshal(e.data, &s); err != nil {
+			return fmt.Errorf("%s: %w: %w", v.p.files.savedDisks(), err, errs.ErrDamaged)
+		}
+		return nil
+	})
 	if err != nil {
 		return "", err
-	}
-	var s savedPlace
-	if err := json.Unmarshal(text, &s); err != nil {
-		return "", fmt.Errorf("%s: %w: %w", v.p.files.savedPlace(), err, errs.ErrDamaged)
 	}
 	boot, err := bootID()
 	if err != nil {

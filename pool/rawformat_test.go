@@ -132,8 +132,8 @@ func TestDisksSavedAndPutBack(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "disks.saved")
 	tail := fsutil.Range{Offset: 5<<20 - 4096, Length: 4096 + 512}
 	saves := []saving{
-		{rawDataRole, data, 5<<20 + 512, []fsutil.Range{{Length: 2<<20 + 777}, tail}},
-		{rawMetaRole, meta, 3 << 20, []fsutil.Range{{Length: 3 << 20}}},
+		{rawDataRole, data, 5<<20 + 512, []fsutil.Range{{Length: 2<<20 + 777}, tail}, []byte(`{"path":"/dev/x"}`)},
+		{rawMetaRole, meta, 3 << 20, []fsutil.Range{{Length: 3 << 20}}, nil},
 	}
 	if err := saveDisks(ctx, path, saves); err != nil {
 		t.Fatal(err)
@@ -171,8 +171,8 @@ func TestSavedDisksDamaged(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "disks.saved")
 	saves := []saving{
-		{rawDataRole, data, 5<<20 + 512, []fsutil.Range{{Length: 8192}}},
-		{rawMetaRole, meta, 3 << 20, []fsutil.Range{{Length: 8192}}},
+		{rawDataRole, data, 5<<20 + 512, []fsutil.Range{{Length: 8192}}, []byte(`{"path":"/dev/x"}`)},
+		{rawMetaRole, meta, 3 << 20, []fsutil.Range{{Length: 8192}}, nil},
 	}
 	if err := saveDisks(ctx, path, saves); err != nil {
 		t.Fatal(err)
@@ -213,13 +213,14 @@ func FuzzSavedDisks(f *testing.F) {
 	w.w = &b
 	w.bytes([]byte(saveMagic))
 	w.entry(saveSize, rawDataRole, fsutil.Range{Length: 1 << 20}, nil)
+	w.entry(savePlace, rawDataRole, fsutil.Range{Length: 2}, []byte("{}"))
 	w.piece(rawDataRole, 0, append(make([]byte, 4096), "something"...))
 	w.entry(saveEnd, rawDataRole, fsutil.Range{Offset: int64(w.entries)}, nil)
 	f.Add(b.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		total := int64(0)
 		_ = readSave(bytes.NewReader(b), func(e saveEntry) error {
-			if e.role == "" || e.Offset < 0 || e.Length < 0 || e.End() < e.Offset || e.kind == saveBytes && int64(len(e.data)) != e.Length {
+			if e.role == "" || e.Offset < 0 || e.Length < 0 || e.End() < e.Offset || (e.kind == saveBytes || e.kind == savePlace) && int64(len(e.data)) != e.Length {
 				t.Errorf("entry %+v", e)
 			}
 			total += int64(len(e.data))

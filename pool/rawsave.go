@@ -30,6 +30,7 @@ const (
 	saveSize  = 's' // the device's size, as length
 	saveBytes = 'b' // data follows
 	saveZeros = 'z'
+	savePlace = 'p' // data follows: where the disk is, for as long as nothing on it says whose it is
 	saveEnd   = 'e' // offset is the number of entries before
 )
 
@@ -41,7 +42,7 @@ type saveEntry struct {
 	kind byte
 	role string
 	fsutil.Range
-	data []byte // of saveBytes, until the next entry is read
+	data []byte // of saveBytes and savePlace, until the next entry is read
 }
 
 // saving is a disk that create is going to write to.
@@ -50,6 +51,7 @@ type saving struct {
 	disk   io.ReaderAt
 	size   int64
 	ranges []fsutil.Range // that it overwrites, within the size, in rising order
+	place  []byte         // what is kept of where the disk is; nil is nothing
 }
 
 // saveDisks writes the file, and has it durable when it returns.
@@ -111,6 +113,9 @@ func (w *saveWriter) entry(kind byte, role string, r fsutil.Range, data []byte) 
 
 func (w *saveWriter) disk(ctx context.Context, d saving) error {
 	w.entry(saveSize, d.role, fsutil.Range{Length: d.size}, nil)
+	if d.place != nil {
+		w.entry(savePlace, d.role, fsutil.Range{Length: int64(len(d.place))}, d.place)
+	}
 	buf := make([]byte, savePiece)
 	for _, r := range d.ranges {
 		for done := int64(0); done < r.Length; {
@@ -176,7 +181,7 @@ func readSave(r io.Reader, fn func(saveEntry) error) error {
 			}
 			return nil
 		case saveSize, saveZeros:
-		case saveBytes:
+		case saveBytes, savePlace:
 			if e.Length > savePiece {
 				return bad("entry %d: %d bytes", n, e.Length)
 			}
@@ -211,6 +216,9 @@ func readSaved(path string) (map[string]*formerDisk, error) {
 			disks[e.role] = &formerDisk{size: e.Length, first: make([]byte, headerSector)}
 			return nil
 		}
+		if e.kind == savePlace {
+			return nil
+		}
 		if d == nil || e.End() > d.size {
 			return fmt.Errorf("what was saved of the devices: %s at %d: %w", e.role, e.Offset, errs.ErrDamaged)
 		}
@@ -242,7 +250,7 @@ func putBack(ctx context.Context, path, role string, disk *os.File) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		if e.role != role || e.kind == saveSize {
+		if e.role != role || e.kind == saveSize || e.kind == savePlace {
 			return nil
 		}
 		if e.Offset == 0 && e.Length >= headerSector {
