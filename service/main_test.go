@@ -61,6 +61,15 @@ type served struct {
 // serve runs the service for a pool until the test ends, or stop is called. It has looked at the pool once when it returns.
 func serve(t testing.TB, e *pooltest.Env) *served {
 	t.Helper()
+	s := begin(t, e)
+	s.until("serving")
+	s.look()
+	return s
+}
+
+// begin is serve that returns at once.
+func begin(t testing.TB, e *pooltest.Env) *served {
+	t.Helper()
 	s := &served{t: t, ticks: make(chan time.Time), again: make(chan struct{}), logs: newLogs()}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
@@ -77,8 +86,6 @@ func serve(t testing.TB, e *pooltest.Env) *served {
 			t.Log(s.logs.String())
 		}
 	})
-	s.until("serving")
-	s.look()
 	return s
 }
 

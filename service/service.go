@@ -47,15 +47,15 @@ type Config struct {
 var errGone = errors.New("the pool is gone")
 
 // Run serves a pool until ctx ends, which is no error. Where there is no such pool at the beginning it is ErrNotFound, and
-// ErrBusy where another process serves it. A pool that goes away later, or changes hands, is waited for.
+// ErrBusy where another process serves it. A disk of it that is not there yet, as after a boot, is waited for. A pool that goes away later, or changes hands, is waited for.
 func Run(ctx context.Context, c Config) error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	tell := newNotifier()
 	defer tell.send("STOPPING=1")
-	store, err := c.open(ctx)
-	if err != nil {
+	store, err := c.openWhole(ctx, tell)
+	if store == nil {
 		return err
 	}
 	for {
@@ -80,6 +80,46 @@ func Run(ctx context.Context, c Config) error {
 
 func (c Config) open(ctx context.Context) (*layer.Store, error) {
 	return layer.Open(ctx, layer.Config{Dirs: c.Dirs, Pool: c.Pool, Logger: c.Logger})
+}
+
+// openWhole is open that waits for disks of the pool that are not there yet: after a boot they are found in any order. nil without an error
+// is that ctx has ended meanwhile.
+func (c Config) openWhole(ctx context.Context, tell *notifier) (*layer.Store, error) {
+	store, err := c.open(ctx)
+	if !errors.Is(err, pool.ErrAbsent) {
+		return store, err
+	}
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	devices, lerr := deviceEvents(watching, newDevice)
+	if lerr != nil {
+		c.Logger.Info("a disk that comes is noticed within a minute only", "error", lerr)
+	}
+	ticks, stop := c.ticks()
+	defer stop()
+	for said := ""; ; {
+		if store, err = c.open(ctx); ctx.Err() != nil && store == nil {
+			return nil, nil
+		}
+		if !errors.Is(err, pool.ErrAbsent) {
+			return store, err
+		}
+		if text := err.Error(); text != said {
+			said = text
+			c.Logger.Warn("waiting for a disk of the pool", "pool", c.Pool, "error", err, "hint", errs.Hint(err))
+			tell.send("STATUS=waiting for a disk: " + text)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil
+		case _, ok := <-devices:
+			if !ok {
+				devices = nil
+			}
+		case <-c.Again:
+		case <-ticks:
+		}
+	}
 }
 
 // life serves the pool that the store is of, until ctx ends or there is no such pool any more.
@@ -108,7 +148,7 @@ func (c Config) life(ctx context.Context, store *layer.Store, tell *notifier) (e
 type task func(ctx context.Context) error
 
 func (c Config) tasks(store *layer.Store, servers []Endpoint, tell *notifier) []task {
-	tasks := make([]task, 0, len(servers)+5)
+	tasks := make([]task, 0, len(servers)+6)
 	for _, e := range servers {
 		tasks = append(tasks, e.Serve)
 	}
@@ -158,6 +198,7 @@ func (c Config) await(ctx context.Context) (*layer.Store, error) {
 			return store, nil
 		case ctx.Err() != nil:
 			return nil, nil
+		case errors.Is(err, pool.ErrAbsent): // its disks were taken away, and may come back
 		case class != errs.ErrNotFound && class != errs.ErrBusy:
 			return nil, fmt.Errorf("the pool that is there now: %w", err)
 		}

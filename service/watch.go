@@ -43,11 +43,16 @@ func (w *watcher) nudge() {
 	}
 }
 
-// run is the task that looks: when device-mapper raises an event, when others have changed something, and now and then.
+// run is the task that looks: when device-mapper raises an event, when a device of this machine has got another size, when others have
+// changed something, and now and then.
 func (w *watcher) run(ctx context.Context) error {
 	events, err := w.store.Devmapper().Events(ctx)
 	if err != nil {
 		return err
+	}
+	sizes, err := deviceEvents(ctx, resizedDevice)
+	if err != nil { // in a container that may not listen: what became larger is seen with the next tick
+		w.c.Logger.Info("devices that become larger are noticed once a minute only", "error", err)
 	}
 	ticks, stop := w.c.ticks()
 	defer stop()
@@ -63,6 +68,10 @@ func (w *watcher) run(ctx context.Context) error {
 		case _, ok := <-events:
 			if !ok && ctx.Err() == nil {
 				return errors.New("device-mapper tells no events any more")
+			}
+		case _, ok := <-sizes:
+			if all = ok; !ok {
+				sizes = nil
 			}
 		case <-w.kick:
 		case <-w.c.Again:

@@ -153,6 +153,7 @@ func inherited(path string) (*Listener, error) {
 		return nil, fmt.Errorf("LISTEN_FDS is no number: %w", errs.ErrInvalid)
 	}
 	for fd := firstInherited; fd < firstInherited+count; fd++ {
+		unix.CloseOnExec(fd) // also of one that nobody asks for: programs that are started get none
 		name, err := unix.Getsockname(fd)
 		if err != nil {
 			continue
@@ -160,7 +161,6 @@ func inherited(path string) (*Listener, error) {
 		if u, ok := name.(*unix.SockaddrUnix); !ok || u.Name != path {
 			continue
 		}
-		unix.CloseOnExec(fd)
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, err
