@@ -8,8 +8,6 @@
 bench=$2 archive=$3 image=$4
 shift 4
 
-# The archive is read from memory, not from the host.
-cp "$archive" "$work/image.tar"
 mkdir "$work/ext4"
 truncate -s 60G "$work/disk"
 mkfs.ext4 -q "$work/disk"
@@ -50,7 +48,7 @@ thin_pool
 dockerd_on dmlayer
 dockerd_on devicemapper --storage-opt dm.thinpooldev=/dev/mapper/bench --storage-opt dm.fs=ext4 --storage-opt dm.override_udev_sync_check=true
 dockerd_on overlay2
-"$bench" docker -archive "$work/image.tar" -image "$image" "$@" "${list[@]}"
+"$bench" docker -archive "$archive" -image "$image" "$@" "${list[@]}"
 for pid in "${pids[@]}" "$containerd_pid" "$dmlayer_pid"; do stop "$pid"; done
 dmlayer pool destroy --force >/dev/null
 # What the devicemapper driver leaves, its base device among it.
