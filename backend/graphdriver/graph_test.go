@@ -313,31 +313,6 @@ func TestStatus(t *testing.T) {
 	d.put("base")
 }
 
-// TestOptions: the options of the devicemapper driver are understood, or refused with what takes their place.
-func TestOptions(t *testing.T) {
-	d := newDocker(t, pool.Spec{})
-	for _, good := range []string{
-		"dm.basesize=20G", "dm.fs=ext4", "dm.blocksize=64K", "dm.blkdiscard=true", "dm.min_free_space=10%", "dm.mountopt=nodev",
-		"dm.use_deferred_removal=true", "dm.use_deferred_deletion=true", "dm.xfs_nospace_max_retries=0", "dm.override_udev_sync_check=false",
-	} {
-		d.init(good)
-	}
-	for bad, want := range map[string]string{
-		"dm.fs=xfs": "--fs", "dm.blocksize=512K": "--block-size", "dm.blkdiscard=false": "--discard", "dm.min_free_space=20%": "--min-free", "dm.mkfsarg=-Ox": "--mkfs-option",
-		"dm.thinpooldev=/dev/mapper/x": "--vg", "dm.datadev=/dev/x": "--data-device", "dm.metadatadev=/dev/x": "--metadata-device",
-		"dm.loopdatasize=1G": "--data-size", "dm.loopmetadatasize=1G": "--metadata-size", "dm.directlvm_device=/dev/x": "--device",
-		"dm.directlvm_device_force=true": "--force", "dm.thinp_percent=95": "--data-percent", "dm.thinp_metapercent=1": "--metadata-size",
-		"dm.thinp_autoextend_threshold=80": "--grow-at", "dm.thinp_autoextend_percent=20": "--grow-by", "dm.libdm_log_level=7": "--log-level",
-		"dm.use_deferred_removal=false": "always true", "dm.xfs_nospace_max_retries=5": "always 0", "dm.override_udev_sync_check=maybe": "not true or false",
-		"dm.basesize=-1": "such as 20G", "dm.basesize": "no value", "overlay2.size=1G": "unknown", "dm.blocksize=x": "such as 20G", "dm.blkdiscard=x": "not true or false",
-	} {
-		_, err := d.try("Init", map[string]any{"Opts": []string{bad}})
-		mustFail(t, err, want)
-	}
-	_, err := d.try("Init", map[string]any{"UIDMaps": []map[string]int{{"container_id": 0, "host_id": 1000, "size": 1}}})
-	mustFail(t, err, "userns-remap")
-}
-
 // TestGraphtest runs moby's own test cases through moby's own proxy. DMLAYER_GRAPHTEST_LONG=1 adds its benchmarks, and as many layers on xfs as on ext4.
 func TestGraphtest(t *testing.T) {
 	testenv.Need(t, testenv.Graphtest)

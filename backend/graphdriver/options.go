@@ -103,11 +103,29 @@ var poolOptions = map[string]string{
 }
 
 // fixed are those that dmlayer has one answer to: nothing of libdm or udev is behind it, and nothing waits for a device or a full pool.
-var fixed = map[string]struct{ value, why string }{
+var fixed = map[string]answer{
 	"dm.use_deferred_removal":     {"true", "a device goes with its last user"},
 	"dm.use_deferred_deletion":    {"true", "what is removed is gone at once, and its blocks follow"},
 	"dm.xfs_nospace_max_retries":  {"0", "xfs gives up at once when the pool is full"},
 	"dm.override_udev_sync_check": {"", "nothing depends on udev"},
+}
+
+// answer is the only value of an option, "" for any truth value.
+type answer struct{ value, why string }
+
+// confirm is nil where an option says what is so anyway.
+func (a answer) confirm(value string) error {
+	_, notNumber := strconv.Atoi(a.value)
+	b, notBool := strconv.ParseBool(value)
+	switch {
+	case notNumber == nil && value == a.value:
+		return nil
+	case notNumber != nil && notBool != nil:
+		return fmt.Errorf("not true or false: %w", errs.ErrInvalid)
+	case notNumber != nil && (a.value == "" || strconv.FormatBool(b) == a.value):
+		return nil
+	}
+	return errs.WithHint(fmt.Errorf("always %s: %w", a.value, errs.ErrInvalid), a.why+"; leave the option out")
 }
 
 // parseOptions reads the options that Docker was started with: each understood under its old name, or refused with what takes its place.
@@ -144,13 +162,7 @@ func (d *Driver) parseOption(o *Options, settings map[string]setting, key, value
 		return errs.WithHint(fmt.Errorf("not an option of Docker's any more: %w", errs.ErrInvalid), hint)
 	}
 	if f, ok := fixed[key]; ok {
-		if f.value != "" && value != f.value {
-			return errs.WithHint(fmt.Errorf("always %s: %w", f.value, errs.ErrInvalid), f.why+"; leave the option out")
-		}
-		if _, err := strconv.ParseBool(value); f.value == "" && err != nil {
-			return fmt.Errorf("not true or false: %w", errs.ErrInvalid)
-		}
-		return nil
+		return f.confirm(value)
 	}
 	return errs.WithHint(fmt.Errorf("unknown: %w", errs.ErrInvalid), "the options are those of the devicemapper driver; see docs/docker.md")
 }
