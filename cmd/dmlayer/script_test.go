@@ -24,8 +24,11 @@ import (
 // TestMain is the program itself where it is called by its name: the scripts run a link to the test
 // binary.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == "dmlayer" {
+	switch filepath.Base(os.Args[0]) {
+	case "dmlayer":
 		os.Exit(cli.Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+	case "treecmp":
+		os.Exit(compareTrees(os.Args[1:]))
 	}
 	testenv.Main(m)
 }

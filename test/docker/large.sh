@@ -1,0 +1,64 @@
+#!/bin/bash
+# The large image in dockerd on dmlayer: loaded, run, saved and loaded again, and each time its tree compared with what umoci unpacks.
+#
+#   large.sh DIR IMAGE.docker.tar REF
+#
+# See host.sh for how it is started. treecmp is in PATH, and scripts/umoci-unpack -p has been run on the image.
+. "$(dirname "$0")/host.sh"
+archive=$2 image=$3
+
+# unpack lets umoci unpack, on a file system of the kind that the pool has.
+unpack() {
+	mkdir "$work/ext4"
+	truncate -s 2G "$work/disk"
+	mkfs.ext4 -q "$work/disk"
+	mount -o loop "$work/disk" "$work/ext4"
+	umoci unpack --image "$archive.umoci:image" "$work/ext4/want" >/dev/null
+}
+
+# tree compares the image's tree.
+tree() {
+	local node
+	node=$(docker image inspect -f '{{.GraphDriver.Data.Node}}' "$image")
+	dmlayer mount "$node" "$work/have" >/dev/null
+	treecmp "$work/have" "$work/ext4/want/rootfs" || fail "the tree differs"
+	dmlayer unmount "$node" >/dev/null
+}
+
+load() {
+	docker load -i "$archive" >/dev/null
+	docker image inspect -f '{{.Id}} {{.RootFS.Layers}}' "$image" >"$work/loaded"
+	same "$(docker image inspect -f '{{len .RootFS.Layers}}' "$image")" "$(dmlayer ls -q --filter kind=layer | wc -l)"
+	tree
+}
+
+run() {
+	same hello "$(docker run --rm --network none "$image" sh -c 'echo hello')"
+	[ "$(docker run --rm --network none "$image" sh -c 'find / -xdev | wc -l')" -gt 10000 ] || fail "few files"
+}
+
+# again saves and loads what was saved: the image is the same to the last byte.
+again() {
+	docker save -o "$work/saved.tar" "$image"
+	docker rmi "$image" >/dev/null
+	same "" "$(dmlayer ls -q)"
+	docker load -i "$work/saved.tar" >/dev/null
+	same "$(cat "$work/loaded")" "$(docker image inspect -f '{{.Id}} {{.RootFS.Layers}}' "$image")"
+	tree
+	run
+}
+
+dmlayer pool create --data-size 20G >/dev/null
+mkdir "$work/have"
+start_dmlayer
+start_containerd
+start_dockerd
+for f in unpack load run again; do flow "$f"; done
+docker rmi "$image" >/dev/null
+stop "$dockerd_pid"
+stop "$containerd_pid"
+stop "$dmlayer_pid"
+same "" "$(dmlayer ls -q)"
+dmlayer pool check
+dmlayer pool destroy --force >/dev/null
+umount "$work/ext4"
