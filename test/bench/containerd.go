@@ -20,7 +20,9 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	endpoint "github.com/dmlayer/dmlayer/backend/containerd"
 	"github.com/dmlayer/dmlayer/layer"
+	"github.com/dmlayer/dmlayer/service"
 )
 
 // snapshotsConfig says what `bench containerd` measures beside what imagesConfig says.
@@ -55,6 +57,7 @@ func runContainerd(ctx context.Context, args []string) (err error) {
 	f.IntVar(&b.together, "together", 50, "how many are prepared at once")
 	f.IntVar(&b.usages, "usages", 2000, "of how many snapshots the usage is asked, one by one")
 	f.IntVar(&b.unpacks, "unpacks", 2, "how often the image is unpacked by each; 0: not at all")
+	f.StringVar(&b.profile, "profile", "", "serve in this process, measure only dmlayer's rounds, and write a CPU profile of that")
 	f.IntVar(&b.many, "many", 10000, "snapshots with which the memory of serve is measured; 0: it is not")
 	_ = f.Parse(args) // exits
 	for text := range strings.SplitSeq(*sizes, ",") {
@@ -75,12 +78,20 @@ func runContainerd(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(filepath.Dir(b.layout))
+	with := b.withServe
+	if b.profile != "" {
+		with = b.withServeHere
+	}
 	return b.inPool(ctx, func() error {
-		return b.withServe(ctx, func(socket string) error {
+		defer b.forgetClaims()
+		return with(ctx, func(socket string) error {
 			return b.withContainerd(ctx, socket, func(c *containerd) error { return b.all(ctx, socket, c) })
 		})
 	})
 }
+
+// forgetClaims has the pool destroyed with thousands of snapshots that nobody has removed, as after a reboot.
+func (b *snapshotsBench) forgetClaims() { _ = os.RemoveAll(b.store.Pool().ClaimDir()) }
 
 // withServe runs fn while dmlayer serve listens on a socket.
 func (b *snapshotsBench) withServe(ctx context.Context, fn func(socket string) error) (err error) {
@@ -95,6 +106,29 @@ func (b *snapshotsBench) withServe(ctx context.Context, fn func(socket string) e
 	defer func() {
 		err = errors.Join(err, b.serve.Process.Signal(unix.SIGTERM), b.serve.Wait())
 	}()
+	return b.withEmpty(ctx, socket, fn)
+}
+
+// withServeHere does the same in this process.
+func (b *snapshotsBench) withServeHere(ctx context.Context, fn func(socket string) error) (err error) {
+	socket := filepath.Join(b.dirs.Run, "serve", "containerd.sock")
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	open := func(ctx context.Context, s *layer.Store) (service.Endpoint, error) {
+		return endpoint.Open(ctx, s, socket, b.peerSocket())
+	}
+	go func() {
+		ended <- service.Run(ctx, service.Config{Dirs: b.dirs, Pool: imagesPool, Endpoints: []service.Opener{open}})
+	}()
+	defer func() {
+		cancel()
+		err = errors.Join(err, <-ended)
+	}()
+	return b.withEmpty(ctx, socket, fn)
+}
+
+// withEmpty runs fn once a socket is answered.
+func (b *snapshotsBench) withEmpty(ctx context.Context, socket string, fn func(socket string) error) (err error) {
 	if b.empty, err = dial(socket); err != nil {
 		return err
 	}
@@ -120,8 +154,7 @@ func (b *snapshotsBench) emptyCall(ctx context.Context, opts ...grpc.CallOption)
 	return nil
 }
 
-// all measures everything. The image comes first: whoever removes an image has containerd collect garbage, and dmlayer's snapshots that containerd was not
-// asked for are garbage to it.
+// all measures everything. What has containerd collect garbage comes first: dmlayer's snapshots that containerd was not asked for are garbage to it.
 func (b *snapshotsBench) all(ctx context.Context, socket string, c *containerd) (err error) {
 	peers, err := dial(c.socket)
 	if err != nil {
@@ -131,7 +164,7 @@ func (b *snapshotsBench) all(ctx context.Context, socket string, c *containerd) 
 	if err := collect(ctx, peers); err != nil {
 		return err
 	}
-	if b.unpacks > 0 {
+	if b.unpacks > 0 && b.profile == "" {
 		if err := b.unpack(ctx, c); err != nil {
 			return err
 		}
@@ -150,10 +183,14 @@ func (b *snapshotsBench) all(ctx context.Context, socket string, c *containerd) 
 		client("containerd overlayfs", peers, "overlayfs"),
 		client("containerd devmapper", peers, "devmapper"),
 	}
-	for _, s := range clients {
-		if err := s.base(ctx); err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
+	if b.profile != "" {
+		return b.profiled(ctx, clients[0])
+	}
+	if err := b.collections(ctx, peers, clients[1:]); err != nil {
+		return err
+	}
+	if err := clients[0].base(ctx); err != nil {
+		return fmt.Errorf("%s: %w", clients[0].name, err)
 	}
 	floor, err := b.floor(ctx)
 	if err != nil {
@@ -168,10 +205,7 @@ func (b *snapshotsBench) all(ctx context.Context, socket string, c *containerd) 
 			return err
 		}
 	}
-	if err := b.memory(ctx, clients[0]); err != nil {
-		return err
-	}
-	return b.collections(ctx, peers, clients[1:])
+	return b.memory(ctx, clients[0])
 }
 
 // floor is that of the rounds, on a parent of its own.
@@ -213,6 +247,28 @@ func (b *snapshotsBench) populate(ctx context.Context, c *snapshotClient, n int)
 			return err
 		}
 	}
+	return nil
+}
+
+// profiled writes a profile of rounds.
+func (b *snapshotsBench) profiled(ctx context.Context, c *snapshotClient) error {
+	if err := errors.Join(c.base(ctx), b.populate(ctx, c, b.sizes[0])); err != nil {
+		return err
+	}
+	stop, err := startProfile(b.profile)
+	if err != nil {
+		return err
+	}
+	defer stop()
+	var times series
+	for range b.rounds {
+		t := &timer{}
+		if err := c.round(ctx, t); err != nil {
+			return err
+		}
+		times.add(t)
+	}
+	b.printRounds(b.sizes[0], []kind{{"dmlayer", nil}}, []series{times})
 	return nil
 }
 

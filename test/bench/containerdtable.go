@@ -97,10 +97,10 @@ func (b *snapshotsBench) sums(ctx context.Context, size int, clients []*snapshot
 // collections tells what a removal costs where containerd only notes it, and removes when it collects garbage.
 func (b *snapshotsBench) collections(ctx context.Context, conn *grpc.ClientConn, clients []*snapshotClient) error {
 	const n = 10
-	if err := collect(ctx, conn); err != nil { // what was noted so far
-		return err
-	}
 	for _, c := range clients {
+		if err := c.base(ctx); err != nil {
+			return fmt.Errorf("%s: %w", c.name, err)
+		}
 		in := c.context(ctx)
 		for range n {
 			key, err := c.prepared(in, &timer{}, func() error { return nil })

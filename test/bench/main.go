@@ -1,6 +1,6 @@
 // Command bench measures, in one run and interleaved, what a round of prepare, mount, unmount and
 // remove costs: the bare kernel operations, the library, the graph driver over its socket, and the command. As `bench images` it measures
-// what loading an image costs. It is run in a virtual machine by scripts/bench.
+// what loading an image costs, and as `bench containerd` what containerd's snapshotters cost. It is run in a virtual machine by scripts/bench.
 package main
 
 import (
@@ -22,9 +22,14 @@ import (
 
 func main() {
 	ctx, err := context.Background(), error(nil)
-	if len(os.Args) > 1 && os.Args[1] == "images" {
+	switch first := append(os.Args, "")[1]; first {
+	case "images":
 		err = runImages(ctx, os.Args[2:])
-	} else {
+	case "containerd":
+		err = runContainerd(ctx, os.Args[2:])
+	case "docker":
+		err = runDocker(ctx, os.Args[2:])
+	default:
 		err = run(ctx)
 	}
 	if err != nil {
