@@ -1,8 +1,9 @@
-// Package differ makes layers of what changed between two snapshots of package snapshotter, for containerd's diff service.
+// Package differ unpacks layers into snapshots of package snapshotter, and makes layers of what changed between two of them, for containerd's diff service.
 //
-// It compares what it knows: the mounts of two of our own nodes, of which the upper one may be in use, where containerd's own differ
-// cannot mount a device read-only that a container has mounted. Files that nobody touched are not read, as the one file system began as a copy of
-// the other. For everything else, unpacking included, it says ErrNotImplemented, and containerd asks the next of its differs.
+// It works on what it knows: mounts of our own nodes. A layer is unpacked as image load does it, durable when that is done. Of two nodes that are
+// compared, the upper one may be in use, where containerd's own differ cannot mount a device read-only that a container has mounted; files that nobody touched
+// are not read, as the one file system began as a copy of the other. For everything else it says ErrNotImplemented, and containerd asks the next of
+// its differs.
 package differ
 
 import (
@@ -27,7 +28,7 @@ import (
 	"github.com/dmlayer/dmlayer/layer/layertar"
 )
 
-// Differ compares nodes of a store. It is safe for concurrent use.
+// Differ fills and compares nodes of a store. It is safe for concurrent use.
 type Differ struct {
 	store   *layer.Store
 	content content.Store
@@ -39,13 +40,8 @@ var (
 	_ diff.Applier  = (*Differ)(nil)
 )
 
-// New returns a differ that writes layers to containerd's content store, under leases of its own where the caller's are not told.
+// New returns a differ that has layers in containerd's content store, new ones under leases of its own where the caller's are not told.
 func New(store *layer.Store, c content.Store, l leases.Manager) *Differ { return &Differ{store, c, l} }
-
-// Apply is left to containerd, which has the content at hand.
-func (d *Differ) Apply(context.Context, ocispec.Descriptor, []mount.Mount, ...diff.ApplyOpt) (ocispec.Descriptor, error) {
-	return ocispec.Descriptor{}, fmt.Errorf("apply a layer: %w", errdefs.ErrNotImplemented)
-}
 
 // Compare writes a layer that turns lower into upper. The upper snapshot may be mounted for writing: then the layer has what its file system
 // shows while it is read.
@@ -125,7 +121,7 @@ func (d *Differ) nodes(all ...[]mount.Mount) ([]string, error) {
 	var names []string
 	for _, mounts := range all {
 		if len(mounts) != 1 || mounts[0].Target != "" || filepath.Dir(mounts[0].Source) != d.store.Pool().DeviceDir() {
-			return nil, fmt.Errorf("compare mounts that are not of one of our snapshots: %w", errdefs.ErrNotImplemented)
+			return nil, fmt.Errorf("mounts that are not of one of our snapshots: %w", errdefs.ErrNotImplemented)
 		}
 		names = append(names, filepath.Base(mounts[0].Source))
 	}

@@ -27,6 +27,8 @@ type app struct {
 	format format             // what flags.format means; set before a command runs
 	stop   context.CancelFunc // ends the time that --timeout allows
 
+	containerdAddress string // of serve
+
 	// hangup is what SIGHUP does to a command that outlives the terminal it was started from; nil ends it.
 	hangup atomic.Pointer[func()]
 }

@@ -45,6 +45,8 @@ has it look at everything again. SIGTERM and SIGINT end it once what is running 
 	for i, e := range endpoints {
 		cmd.Flags().StringVar(&sockets[i], e.flag, e.value, e.usage)
 	}
+	cmd.Flags().StringVar(&a.containerdAddress, "containerd-address", "", "containerd's own `socket`, for the layers that the differ reads and writes "+
+		"($CONTAINERD_ADDRESS, /run/containerd/containerd.sock)")
 	return exitCodes(cmd, 3, 5, 6, 7, 8)
 }
 

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/dmlayer/dmlayer/backend/containerd"
@@ -12,6 +13,7 @@ var containerdEndpoint = endpoint{
 	flag: "containerd", value: "/run/dmlayer/containerd.sock",
 	usage: "`socket` of the snapshotter and differ for containerd; \"\" is none",
 	open: func(ctx context.Context, a *app, store *layer.Store, path string) (endpointServer, error) {
-		return containerd.Open(ctx, store, path, a.envOr("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"))
+		address := cmp.Or(a.containerdAddress, a.envOr("CONTAINERD_ADDRESS", "/run/containerd/containerd.sock"))
+		return containerd.Open(ctx, store, path, address)
 	},
 }
