@@ -2,6 +2,8 @@ package snapshotter
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
@@ -12,7 +14,8 @@ import (
 
 // usage is what one reading of the pool's metadata told of all snapshots.
 type usage struct {
-	own  map[string]int64 // bytes by name of node
+	keys map[string]string // of snapshots, to what they count by; "" is what counts as nothing
+	own  map[string]int64  // bytes by name of node
 	at   layer.Moment
 	read time.Time
 	took time.Duration
@@ -27,55 +30,77 @@ const (
 // Usage tells what a snapshot has in the pool that its parent has not, overwritten blocks included. One reading of the metadata serves
 // all snapshots until something has been written.
 func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, error) {
-	r, err := s.lookup(ctx, key)
-	if err != nil {
-		return snapshots.Usage{}, errclass.Translated(err)
+	err := checkKey("key", key)
+	var size int64
+	if err == nil {
+		size, err = s.sizeOf(ctx, key)
 	}
-	if r.kind() == snapshots.KindView && r.Parent != "" || r.Staged {
-		return snapshots.Usage{}, nil // it is the layer's
-	}
-	size, err := s.ownOf(ctx, r.node)
 	return snapshots.Usage{Size: size}, errclass.Translated(err)
 }
 
-func (s *Snapshotter) ownOf(ctx context.Context, node string) (int64, error) {
+func (s *Snapshotter) sizeOf(ctx context.Context, key string) (int64, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock() // who comes meanwhile is served by the same reading
 	now, err := s.store.Moment(ctx)
 	if err != nil {
 		return 0, err
 	}
-	size, ok := s.usage.own[node]
-	if ok && s.usage.serves(now) {
-		return size, nil
+	if s.usage.at == now { // nothing has changed, keys included
+		if node, ok := s.usage.keys[key]; ok {
+			return s.usage.own[node], nil
+		}
 	}
-	if err := s.measure(ctx); err != nil {
+	r, err := s.lookup(ctx, key)
+	if err != nil || counted(r) == "" {
 		return 0, err
 	}
-	return s.usage.own[node], nil
+	size, ok := s.usage.own[r.node]
+	if ok && s.usage.rests() {
+		return size, nil
+	}
+	if err := s.measure(ctx, now); err != nil {
+		return 0, err
+	}
+	return s.usage.own[r.node], nil
 }
 
-func (u usage) serves(now layer.Moment) bool {
-	return u.at == now || u.took > longReading && time.Since(u.read) < restFactor*u.took
+// counted returns the node by which a snapshot counts, "" for one that is the layer's.
+func counted(r record) string {
+	if r.kind() == snapshots.KindView && r.Parent != "" || r.Staged {
+		return ""
+	}
+	return r.node
 }
 
-func (s *Snapshotter) measure(ctx context.Context) error {
-	var nodes []string
+// rests tells whether it is too early to read again.
+func (u usage) rests() bool { return u.took > longReading && time.Since(u.read) < restFactor*u.took }
+
+// measure reads the metadata. The keys are kept where they have not changed since before.
+func (s *Snapshotter) measure(ctx context.Context, before layer.Moment) error {
+	keys := map[string]string{}
 	err := s.store.ViewDocuments(ctx, func(tx *layer.DocTx) error {
 		docs, err := tx.List(kindSnapshot)
 		for _, d := range docs {
-			nodes = append(nodes, d.Layers...)
+			r, derr := decode(d)
+			if derr != nil {
+				continue // who asks for it is told
+			}
+			keys[d.Key] = counted(r)
 		}
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	nodes := slices.DeleteFunc(slices.Sorted(maps.Values(keys)), func(node string) bool { return node == "" })
 	begin := time.Now()
-	own, at, err := s.store.Own(ctx, nodes)
+	own, at, err := s.store.Own(ctx, slices.Compact(nodes))
 	if err != nil {
 		return err
 	}
-	s.usage = usage{own: own, at: at, read: time.Now(), took: time.Since(begin)}
+	if at.Records != before.Records {
+		keys = nil
+	}
+	s.usage = usage{keys: keys, own: own, at: at, read: time.Now(), took: time.Since(begin)}
 	return nil
 }
