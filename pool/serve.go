@@ -46,10 +46,13 @@ func servedBy(h *lockfile.Holder) string {
 
 // Served tells whether a living process serves the pool, this one or another. It may end at any time.
 func (p *Pool) Served(ctx context.Context) (bool, error) {
-	h, err := p.locks.Holder(ctx) // of the file that is at the path now
+	err := context.Cause(ctx)
+	served := false
+	if err == nil {
+		served, err = p.locks.Held(at(offsetServe)) // without an event for who watches Departures
+	}
 	if err != nil {
 		return false, fmt.Errorf("pool %q: %w", p.files.name, err)
 	}
-	defer h.Close()
-	return h.Held(at(offsetServe))
+	return served, nil
 }

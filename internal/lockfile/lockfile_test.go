@@ -163,6 +163,48 @@ func TestHolderSeesNotItself(t *testing.T) {
 	}
 }
 
+// Whoever watches for the end of locks hears nothing of one who only looks at them.
+func TestFileHeld(t *testing.T) {
+	f := lockfile.Open(filepath.Join(t.TempDir(), "locks"))
+	if held, err := f.Held(one); held || err != nil {
+		t.Errorf("without a file: held %v, %v", held, err)
+	}
+	if _, err := os.Lstat(f.Path()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("looking has made the file: %v", err)
+	}
+	h, err := f.Holder(context.Background())
+	if err == nil {
+		err = h.Lock(context.Background(), one, lockfile.Exclusive)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if _, err := unix.InotifyAddWatch(fd, f.Path(), unix.IN_CLOSE_WRITE|unix.IN_ATTRIB|unix.IN_MOVE_SELF); err != nil {
+		t.Fatal(err)
+	}
+	if held, err := f.Held(one); !held || err != nil {
+		t.Errorf("locked: held %v, %v", held, err)
+	}
+	event := make([]byte, 4096)
+	if _, err := unix.Read(fd, event); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("looking was told of: %v", err)
+	}
+	if err := h.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Read(fd, event); err != nil {
+		t.Errorf("the end of the lock was not told of: %v", err)
+	}
+	if held, err := f.Held(one); held || err != nil {
+		t.Errorf("unlocked: held %v, %v", held, err)
+	}
+}
+
 func TestMisuse(t *testing.T) {
 	a := holder(t, newFile(t))
 	mustLock(t, a, lockfile.Range{Start: 10, Len: 10}, lockfile.Shared)
