@@ -67,8 +67,10 @@ func runContainerd(ctx context.Context, args []string) (err error) {
 		}
 		b.sizes = append(b.sizes, n)
 	}
-	if err := touchMemory(); err != nil {
-		return err
+	if b.unpacks > 0 {
+		if err := touchMemory(); err != nil {
+			return err
+		}
 	}
 	if b.work, err = os.MkdirTemp(b.dir, "bench"); err != nil {
 		return err
