@@ -9,11 +9,16 @@ archive=$2 image=$3
 
 run() { docker run --rm --network none "$@"; }
 
+# idle fails where a node of Docker's is mounted: nothing of it runs.
+idle() { same "" "$(dmlayer ls --format '{{.Name}} {{.State}}' | grep mounted || true)"; }
+
 images() {
 	docker load -i "$archive" >"$work/loaded"
 	has "$image" "$work/loaded"
 	same "$image" "$(docker images --format '{{.Repository}}:{{.Tag}}' | head -1)"
-	docker history "$image" >/dev/null
+	docker history --no-trunc --format '{{.CreatedBy}}: {{.Size}}' "$image" >"$work/history"
+	has '^CMD .*: 0B$' "$work/history"
+	has '^busybox: [0-9.]*MB$' "$work/history"
 	docker tag "$image" app:1
 	[ "$(dmlayer ls -q --filter kind=layer | wc -l)" -gt 1 ] || fail "no layers"
 	# Nothing of Docker's goes with what dmlayer prunes.
@@ -37,6 +42,7 @@ containers() {
 	same one "$(run made:1 cat /data/own)"
 	refused 'No such file' run made:1 ls /data/link
 	docker rm one two >/dev/null
+	idle
 	docker build -q -t built:1 - >/dev/null <<-END
 		FROM $image
 		RUN echo built >/data/built && rm /data/random
@@ -55,6 +61,16 @@ save() {
 	docker export export | tar t >"$work/exported"
 	has '^data/own$' "$work/exported"
 	docker rm export >/dev/null
+	# As the page on docker save and docker load has it.
+	docker save made:1 | gzip >"$work/made_latest.tar.gz"
+	docker save --output "$work/two.tar" made:1 "$image"
+	docker rmi made:1 "$image" >/dev/null
+	docker load <"$work/made_latest.tar.gz" >/dev/null
+	same one "$(run made:1 cat /data/own)"
+	docker load --input "$work/two.tar" >"$work/loaded"
+	has "Loaded image: $image" "$work/loaded"
+	same hello "$(run "$image" echo hello)"
+	idle
 }
 
 size() {
@@ -95,15 +111,87 @@ volumes() {
 	same data "$(docker volume ls -q)"
 }
 
+# Docker's page on volumes, in its order.
+tutorial() {
+	docker volume create --driver dmlayer my-vol >/dev/null
+	docker volume ls >"$work/ls"
+	has 'dmlayer *my-vol' "$work/ls"
+	same "dmlayer my-vol local" "$(docker volume inspect -f '{{.Driver}} {{.Name}} {{.Scope}}' my-vol)"
+	docker volume rm my-vol >/dev/null
+	docker run -d --name devtest --network none --mount source=myvol2,target=/app,volume-driver=dmlayer "$image" sh -c 'echo app >/app/f; mkfifo /p; cat /p' >/dev/null
+	same "volume myvol2 dmlayer /app true" "$(docker inspect -f '{{range .Mounts}}{{.Type}} {{.Name}} {{.Driver}} {{.Destination}} {{.RW}}{{end}}' devtest)"
+	docker container stop -t 1 devtest >/dev/null
+	docker container rm devtest >/dev/null
+	run -v myvol2:/app "$image" cat /app/f
+	docker volume rm myvol2 >/dev/null
+	# Populated by a container, used by another, and read-only.
+	docker run --name=nginxtest --network none --mount source=nginx-vol,destination=/data,volume-driver=dmlayer "$image" true
+	docker run --name=other --network none --mount source=nginx-vol,destination=/html "$image" test -s /html/random
+	refused 'Read-only' run --mount source=nginx-vol,destination=/html,readonly "$image" touch /html/new
+	refused 'Read-only' run -v nginx-vol:/html:ro "$image" touch /html/new
+	docker container rm nginxtest other >/dev/null
+	docker volume rm nginx-vol >/dev/null
+	# Options of the driver; a volume that is not there is made.
+	run --mount 'type=volume,source=sized,target=/v,volume-driver=dmlayer,volume-opt=size=2G' "$image" true
+	same 2147483648 "$(docker volume inspect -f '{{.Status.size}}' sized)"
+	refused 'unknown' run --mount 'type=volume,source=odd,target=/v,volume-driver=dmlayer,volume-opt=colour=red' "$image" true
+	# Anonymous ones go with --rm, named ones stay.
+	run --volume-driver dmlayer -v /foo -v awesome:/bar "$image" sh -c 'echo x >/foo/x; echo y >/bar/y'
+	same "awesome sized" "$(docker volume ls -q -f driver=dmlayer | grep -vx data | sort | tr '\n' ' ' | sed 's/ $//')"
+	docker volume rm awesome sized >/dev/null
+	docker volume create -d dmlayer unused >/dev/null
+	docker create --name keeper -v data:/v "$image" >/dev/null
+	docker volume prune -f >"$work/pruned"
+	has '^unused$' "$work/pruned"
+	same data "$(docker volume ls -q)"
+	docker rm keeper >/dev/null
+	idle
+}
+
 # As Docker's documentation does it: a helper container with the volumes of another, and a folder of the host.
 backup() {
 	mkdir "$work/backup"
+	cd "$work/backup"
 	docker run -v /dbdata --volume-driver dmlayer --name dbstore --network none "$image" sh -c 'echo rows >/dbdata/db'
-	docker run --rm --network none --volumes-from dbstore -v "$work/backup:/backup" "$image" tar cf /backup/backup.tar /dbdata
+	docker run --rm --network none --volumes-from dbstore -v "$(pwd):/backup" "$image" tar cf /backup/backup.tar /dbdata
 	docker run -v /dbdata --volume-driver dmlayer --name dbstore2 --network none "$image" true
-	docker run --rm --network none --volumes-from dbstore2 -v "$work/backup:/backup" "$image" sh -c 'cd /dbdata && tar xf /backup/backup.tar --strip 1'
+	docker run --rm --network none --volumes-from dbstore2 -v "$(pwd):/backup" "$image" sh -c 'cd /dbdata && tar xf /backup/backup.tar --strip 1'
 	same rows "$(docker run --rm --network none --volumes-from dbstore2 "$image" cat /dbdata/db)"
 	docker rm -v dbstore dbstore2 >/dev/null
+	cd /
+	idle
+}
+
+# User ids that dockerd maps are refused, and its log says how to go on.
+userns() {
+	stop "$dockerd_pid"
+	echo 'dockremap:x:5000:5000::/:/bin/false' >>/etc/passwd
+	echo 'dockremap:x:5000:' >>/etc/group
+	echo 'dockremap:100000:65536' | tee -a /etc/subuid >>/etc/subgid
+	if (
+		dockerd_flags+=(--userns-remap dockremap)
+		start_dockerd
+	) 2>/dev/null; then fail "dockerd maps user ids"; fi
+	has 'start dockerd without --userns-remap' "$work/dockerd.log"
+	start_dockerd
+	# So is an option of the devicemapper driver that has another name now.
+	stop "$dockerd_pid"
+	if (
+		dockerd_flags+=(--storage-opt dm.thinpooldev=/dev/mapper/pool)
+		start_dockerd
+	) 2>/dev/null; then fail "dockerd takes dm.thinpooldev"; fi
+	has 'dmlayer pool create --vg VG --thin-pool POOL' "$work/dockerd.log"
+	# Options of it that are understood.
+	dockerd_flags+=(--storage-opt dm.basesize=2G --storage-opt dm.fs=ext4 --storage-opt dm.use_deferred_removal=true)
+	start_dockerd
+	docker info >"$work/info" 2>&1
+	has 'Base Device Size: 2GiB' "$work/info"
+	has 'Backing Filesystem: ext4' "$work/info"
+	same 1 "$(run "$image" df -k / | awk 'END {print int($2 / 1048576)}')"
+	stop "$dockerd_pid"
+	dockerd_flags=(--storage-driver dmlayer)
+	start_dockerd
+	idle
 }
 
 # Docker is killed while a container runs and writes; the next one takes up what was mounted.
@@ -116,7 +204,27 @@ kill_dockerd() {
 	start_dockerd
 	docker rm -f alive >/dev/null
 	same kept "$(run -v held:/v "$image" cat /v/f)"
+	idle
+	# With --live-restore the container runs on, and the next dockerd ends what was mounted for it.
+	stop "$dockerd_pid"
+	dockerd_flags+=(--live-restore)
+	start_dockerd
+	docker run -d --name alive --network none -v held:/v "$image" sh -c 'mkfifo /v/p; cat /v/p >/data/got' >/dev/null
+	kill -9 "$dockerd_pid"
+	wait "$dockerd_pid" || true
+	start_dockerd
+	same true "$(docker inspect -f '{{.State.Running}}' alive)"
+	until docker exec alive test -p /v/p; do :; done
+	docker exec alive sh -c 'echo restored >/v/p'
+	docker wait alive >/dev/null
+	same restored "$(docker cp alive:/data/got - | tar xO)"
+	idle
+	docker rm alive >/dev/null
+	stop "$dockerd_pid"
+	dockerd_flags=(--storage-driver dmlayer)
+	start_dockerd
 	docker volume rm held >/dev/null
+	idle
 	# In the middle of a load: what was half done is nowhere, and it can be done again.
 	# shellcheck disable=SC2046
 	docker rmi -f $(docker images -q) >/dev/null
@@ -151,6 +259,17 @@ kill_dmlayer() {
 	same again "$(docker cp alive:/data/got - | tar xO)"
 	docker rm alive >/dev/null
 	docker volume rm pipe >/dev/null
+	idle
+	# While a container starts: it runs or is refused, and can be removed.
+	docker run --name starting --network none "$image" true >/dev/null 2>&1 &
+	local starting=$!
+	until dmlayer ls -q --filter kind=snapshot | grep -q .; do kill -0 "$starting" 2>/dev/null || break; done
+	kill -9 "$dmlayer_pid"
+	wait "$dmlayer_pid" || true
+	start_dmlayer
+	wait "$starting" || true
+	docker rm -f starting >/dev/null 2>&1 || true
+	idle
 	# In the middle of a load, which says what to do.
 	# shellcheck disable=SC2046
 	docker rmi -f $(docker images -q) >/dev/null
@@ -185,6 +304,6 @@ start_dmlayer
 start_containerd
 start_dockerd
 shift 3
-[ $# -gt 0 ] || set -- containers save size volumes backup kill_dockerd kill_dmlayer
+[ $# -gt 0 ] || set -- containers save size volumes tutorial backup userns kill_dockerd kill_dmlayer
 for f in images "$@" remove; do flow "$f"; done
 dmlayer pool destroy --force >/dev/null
