@@ -15,6 +15,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/test/plugintest"
 )
 
 // dockerConfig says what `bench docker` measures.
@@ -38,6 +40,7 @@ func runDocker(ctx context.Context, args []string) error {
 	f.IntVar(&c.loads, "loads", 3, "loads of each dockerd that count")
 	f.IntVar(&c.creates, "creates", 40, "containers of each that are created and deleted")
 	f.IntVar(&c.rounds, "rounds", 5, "containers of each that are run, compared and committed")
+	plugin := f.String("plugin", "", "NAME=SOCKET of a dockerd's graph driver, which is asked by itself as well")
 	_ = f.Parse(args) // exits
 	var all []*daemon
 	for _, arg := range f.Args() { // NAME=SOCKET
@@ -46,6 +49,9 @@ func runDocker(ctx context.Context, args []string) error {
 			return fmt.Errorf("%q is not NAME=SOCKET", arg)
 		}
 		all = append(all, newDaemon(name, socket))
+	}
+	if name, socket, ok := strings.Cut(*plugin, "="); ok {
+		withPlugin(all, name, socket)
 	}
 	if err := touchMemory(); err != nil {
 		return err
@@ -93,6 +99,9 @@ type daemon struct {
 	http   *http.Client
 	times  series
 	loaded bool
+
+	plugin *plugintest.Client // of its graph driver, or nil
+	top    string             // the id that it gave the image's highest layer
 }
 
 func newDaemon(name, socket string) *daemon {
@@ -170,9 +179,11 @@ func (d *daemon) createDelete(ctx context.Context, t *timer, image string) error
 		return err
 	}
 	t.lap("create")
-	err = d.do(ctx, http.MethodDelete, container, nil, nil)
+	if err := d.do(ctx, http.MethodDelete, container, nil, nil); err != nil {
+		return err
+	}
 	t.lap("delete")
-	return err
+	return d.atPlugin(ctx, t, image)
 }
 
 // change runs a container, looks at what it changed, and commits it.

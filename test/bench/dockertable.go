@@ -17,6 +17,8 @@ var dockerSteps = []struct {
 	{"create", nil},
 	{"delete", nil},
 	{"create+delete", map[string]float64{"overlay2": 1.2}},
+	{"create, plugin", nil},
+	{"delete, plugin", nil},
 	{"start", nil},
 	{"diff", map[string]float64{"devicemapper": 1}},
 	{"commit", map[string]float64{"devicemapper": 1}},

@@ -48,7 +48,7 @@ thin_pool
 dockerd_on dmlayer
 dockerd_on devicemapper --storage-opt dm.thinpooldev=/dev/mapper/bench --storage-opt dm.fs=ext4 --storage-opt dm.override_udev_sync_check=true
 dockerd_on overlay2
-"$bench" docker -archive "$archive" -image "$image" "$@" "${list[@]}"
+"$bench" docker -archive "$archive" -image "$image" -plugin dmlayer=/run/docker/plugins/dmlayer.sock "$@" "${list[@]}"
 for pid in "${pids[@]}" "$containerd_pid" "$dmlayer_pid"; do stop "$pid"; done
 dmlayer pool destroy --force >/dev/null
 # What the devicemapper driver leaves, its base device among it.
