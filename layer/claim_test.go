@@ -151,3 +151,52 @@ func TestOwn(t *testing.T) {
 		t.Errorf("moment after a removal %+v, %v", now, err)
 	}
 }
+
+// TestDropServed leaves the thin device to whoever serves the pool, who hears of it.
+func TestDropServed(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	ctx := pooltest.Context(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	_, _, err := s.Prepare(ctx, "s", layer.SnapshotOptions{Parent: "base"}, layer.ClaimOptions{Claim: testClaim}, nil)
+	must(t, err)
+	stop, err := s.Pool().Serve(ctx)
+	must(t, err)
+	before := s.Cost()
+	removed, err := s.Drop(ctx, "s", testClaim, func(*layer.DocTx) error { return nil })
+	must(t, err)
+	if after := s.Cost(); !removed || after.Messages != before.Messages {
+		t.Errorf("removed: %v, with %d messages", removed, after.Messages-before.Messages)
+	}
+	must(t, s.WaitTombstones(ctx))
+	done, err := s.Reap(ctx, nil)
+	must(t, errors.Join(err, stop()))
+	if done.Deleted != 1 {
+		t.Errorf("%+v was deleted", done)
+	}
+}
+
+// TestEditClaimed writes into what somebody has activated, which Edit does not.
+func TestEditClaimed(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	ctx := pooltest.Context(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	_, d, err := s.Prepare(ctx, "s", layer.SnapshotOptions{Parent: "base"}, layer.ClaimOptions{Claim: testClaim}, nil)
+	must(t, err)
+	write := func(_ context.Context, root string) error {
+		return os.WriteFile(filepath.Join(root, "edited"), []byte("kept"), 0o600)
+	}
+	mustFail(t, s.Edit(ctx, "s", write), layer.ErrBusy)
+	must(t, s.EditClaimed(ctx, "s", write))
+	mustFail(t, s.EditClaimed(ctx, "base", write), layer.ErrInvalid)
+	if text, err := os.ReadFile(filepath.Join(mountDevice(t, d), "edited")); err != nil || string(text) != "kept" {
+		t.Errorf("%q, %v", text, err)
+	}
+	_, err = s.CreateSnapshot(ctx, "attached", layer.SnapshotOptions{Parent: "base"})
+	must(t, err)
+	_, err = s.Attach(ctx, "attached", false)
+	must(t, err)
+	mustFail(t, s.EditClaimed(ctx, "attached", write), layer.ErrBusy)
+	must(t, s.Detach(ctx, "attached"))
+}

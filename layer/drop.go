@@ -20,7 +20,8 @@ var (
 )
 
 // Drop ends somebody's use of a node: it changes documents and, where nothing else needs the node by then, removes it, in one transaction. It waits for
-// nobody: a node whose device somebody still has open is removed, and its thin device deleted after its last user. claim, unless it is "", is of
+// nobody: a node whose device somebody still has open is removed, and its thin device deleted after its last user. Where somebody serves the pool,
+// this one or another process, deleting the thin device is left to him. claim, unless it is "", is of
 // Activate. Whether the node was removed is told; where documents, other nodes or other claims need it, it stays.
 func (s *Store) Drop(ctx context.Context, name, claim string, documents func(*DocTx) error) (removed bool, err error) {
 	if claim != "" {
@@ -104,6 +105,9 @@ func (o *op) bringDown(ctx context.Context, n metadata.Node) error {
 	}
 	if err != nil {
 		return err
+	}
+	if served, err := o.Served(); err != nil || served {
+		return err // whoever serves the pool does the rest, of many removals at once
 	}
 	budget := int64(reapDiscards) // what is more is left to Reap
 	_, err = o.deleteWith(ctx, n.ID, pool.DiscardOptions{Budget: &budget})

@@ -184,7 +184,28 @@ func (s *Store) WaitTombstones(ctx context.Context) error {
 	}
 }
 
+// noteTombstones remembers that the store had none at a version: as long as it is at that one, nobody need look.
+func (s *Store) noteTombstones(version uint64, number int) {
+	if number == 0 {
+		s.quiet.Store(version)
+	}
+}
+
+// isQuiet tells whether there is certainly no tombstone. It costs little, as it is asked whenever anybody changes a record or a device.
+func (s *Store) isQuiet(ctx context.Context) (bool, error) {
+	o, err := s.reader(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer o.Exit()
+	version, err := o.Records.Version()
+	return version != 0 && version == s.quiet.Load(), err
+}
+
 func (s *Store) anythingToReap(ctx context.Context) (bool, error) {
+	if quiet, err := s.isQuiet(ctx); quiet || err != nil {
+		return false, err
+	}
 	session, err := s.pool.EnterRunning(ctx)
 	if err != nil || session == nil {
 		return false, err
@@ -193,7 +214,11 @@ func (s *Store) anythingToReap(ctx context.Context) (bool, error) {
 	defer o.Exit()
 	var left []metadata.ThinID
 	err = o.view(ctx, func(tx *metadata.Tx) (err error) {
-		left, err = s.tombstones(tx)
+		all, err := tx.Tombstones()
+		if err == nil {
+			s.noteTombstones(tx.Version(), len(all))
+			left, err = s.tombstones(tx)
+		}
 		return err
 	})
 	if err != nil {

@@ -35,6 +35,7 @@ type Store struct {
 	hints hints
 
 	space atomic.Pointer[pool.Space] // as the record had it when this process read it last
+	quiet atomic.Uint64              // version at which the store had no tombstones; 0: not known
 }
 
 // Open opens the pool's nodes: it starts the pool if it does not run, checks that records and pool
@@ -210,6 +211,7 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 	var gone map[metadata.ThinID]bool
 	var low, high metadata.ThinID
 	var version uint64
+	var left []metadata.Tombstone
 	if err := o.mayWrite(); err != nil {
 		return err
 	}
@@ -228,11 +230,14 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 		o.s.enterLife(record)
 		o.s.space.Store(&record.Space)
 		gone = o.s.seenGone()
-		low, high, err = settle(tx, gone)
+		if low, high, err = settle(tx, gone); err == nil {
+			left, err = tx.Tombstones()
+		}
 		return err
 	})
 	if err == nil {
 		o.version = version
+		o.s.noteTombstones(version, len(left))
 		o.s.hints.wrote(version)
 		o.s.forgetBelow(low, gone)
 		o.s.crowd(low, high)

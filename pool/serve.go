@@ -44,6 +44,9 @@ func servedBy(h *lockfile.Holder) string {
 	return fmt.Sprintf("process %d", binary.LittleEndian.Uint64(b[:]))
 }
 
+// Served tells what Pool.Served does.
+func (s *Session) Served() (bool, error) { return s.holder.Held(at(offsetServe)) }
+
 // Served tells whether a living process serves the pool, this one or another. It may end at any time.
 func (p *Pool) Served(ctx context.Context) (bool, error) {
 	err := context.Cause(ctx)

@@ -7,8 +7,11 @@ import (
 	"github.com/dmlayer/dmlayer/layer"
 )
 
-// reapAgain is how long what failed is left alone.
-const reapAgain = time.Minute
+// reapAgain is how long what failed is left alone, and reapSoon what somebody else is at work on.
+const (
+	reapAgain = time.Minute
+	reapSoon  = 20 * time.Millisecond
+)
 
 // reaper gives back what removed nodes had, as soon as there is any: those who remove them leave it to whoever serves the pool.
 type reaper struct {
@@ -21,11 +24,14 @@ func (r reaper) run(ctx context.Context) error {
 	failing := ""
 	for ctx.Err() == nil {
 		err := r.store.WaitTombstones(ctx)
+		var done layer.Reaped
 		if err == nil {
-			var done layer.Reaped
 			if done, err = r.store.Reap(ctx, nil); done.Deleted > 0 {
 				r.c.Logger.Info("deleted what removed nodes had", "thin devices", done.Deleted)
 			}
+		}
+		if err == nil && done.Deleted == 0 {
+			wait(ctx, reapSoon)
 		}
 		if err == nil || ctx.Err() != nil {
 			failing = ""
@@ -35,14 +41,14 @@ func (r reaper) run(ctx context.Context) error {
 			failing = text
 			r.c.Logger.Warn("removed nodes are not deleted, and tried again later", "error", err)
 		}
-		r.wait(ctx)
+		wait(ctx, reapAgain)
 	}
 	return nil
 }
 
-// wait keeps what fails from being tried without end.
-func (reaper) wait(ctx context.Context) {
-	t := time.NewTimer(reapAgain)
+// wait keeps what cannot be done yet from being tried without end.
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
