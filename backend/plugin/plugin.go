@@ -16,6 +16,8 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
+	"time"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 )
@@ -184,20 +186,55 @@ func decode[Request any](w http.ResponseWriter, r *http.Request) (Request, error
 	return request, nil
 }
 
-// Serve answers requests on a listener, which it closes, until the context ends, and returns when those that run then are done.
+// grace is how long requests may take to finish when the server ends. Then their connections are cut: nobody waits for a client that sends nothing more.
+var grace = 30 * time.Second
+
+// Serve answers requests on a listener, which it closes, until the context ends, and returns when those that run then are done. One whose
+// client has not sent or taken everything half a minute later is broken off, and undone like one whose client has gone.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	var running gate
+	defer running.close()
 	// What runs is finished: its context is not the service's.
-	server := &http.Server{Handler: s.mux, BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) }}
+	server := &http.Server{Handler: running.around(s.mux), BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) }}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {
 	case err := <-ended:
-		return fmt.Errorf("serve %s: %w", l.Addr(), err)
+		return errors.Join(fmt.Errorf("serve %s: %w", l.Addr(), err), server.Close())
 	case <-ctx.Done():
 	}
-	err := server.Shutdown(context.WithoutCancel(ctx))
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	defer cancel()
+	err := server.Shutdown(late)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close()
+	}
 	if serr := <-ended; !errors.Is(serr, http.ErrServerClosed) {
 		err = errors.Join(err, serr)
 	}
 	return err
+}
+
+// gate knows which requests run. The server itself does not wait for those whose connections it has cut.
+type gate struct {
+	mu     sync.RWMutex // held shared by each
+	closed bool
+}
+
+func (g *gate) around(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.mu.RLock()
+		defer g.mu.RUnlock()
+		if g.closed {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// close waits for the requests that run, and lets none begin any more.
+func (g *gate) close() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed = true
 }
