@@ -94,6 +94,14 @@ func asCaller(ctx context.Context) context.Context {
 	return ctx
 }
 
+// lastWord is how long containerd is waited for when what it keeps for us is taken back. It forgets that by itself later.
+const lastWord = 10 * time.Second
+
+// endingContext is for what is taken back though ctx may have ended.
+func endingContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), lastWord)
+}
+
 // untilUsed is how long containerd's garbage collector leaves alone what was made for a caller whose lease is unknown. Until then he has an image refer to it.
 const untilUsed = time.Hour
 
@@ -108,7 +116,9 @@ func (d *Differ) leased(ctx context.Context) (context.Context, func() error, err
 		return nil, nil, fmt.Errorf("lease for a layer: %w", err)
 	}
 	release := func() error {
-		if err := d.leases.Delete(context.WithoutCancel(ctx), l); err != nil && !errdefs.IsNotFound(err) {
+		ending, cancel := endingContext(ctx)
+		defer cancel()
+		if err := d.leases.Delete(ending, l); err != nil && !errdefs.IsNotFound(err) {
 			return fmt.Errorf("release lease %s: %w", l.ID, err)
 		}
 		return nil

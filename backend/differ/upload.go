@@ -47,7 +47,9 @@ func (u *upload) run(ctx context.Context, fill func(io.Writer) error) (ocispec.D
 	desc, err := u.write(ctx, w, fill)
 	err = errors.Join(err, w.Close())
 	if err != nil && u.config.Reference == "" {
-		if aerr := u.store.Abort(context.WithoutCancel(ctx), ref); aerr != nil && !errdefs.IsNotFound(aerr) {
+		ending, cancel := endingContext(ctx)
+		defer cancel()
+		if aerr := u.store.Abort(ending, ref); aerr != nil && !errdefs.IsNotFound(aerr) {
 			err = fmt.Errorf("%w (abort the upload: %s)", err, aerr.Error())
 		}
 	}
