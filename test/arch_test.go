@@ -55,7 +55,7 @@ var arrows = map[string][]string{
 	"backend/internal/errclass": {internal, "github.com/containerd/errdefs"},
 	"backend/containerd": {
 		internal, "backend/differ", "backend/snapshotter", "layer", "github.com/containerd/containerd/api", "github.com/containerd/containerd/v2/contrib",
-		"github.com/containerd/containerd/v2/core", "google.golang.org/grpc",
+		"github.com/containerd/containerd/v2/core", "github.com/containerd/errdefs/pkg", "google.golang.org/grpc",
 	},
 	"backend/plugin":      {internal},
 	"backend/graphdriver": {internal, "backend/plugin", "layer", "layer/layertar", "github.com/docker/go-units"},

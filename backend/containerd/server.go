@@ -16,6 +16,7 @@ import (
 	"github.com/containerd/containerd/v2/contrib/snapshotservice"
 	"github.com/containerd/containerd/v2/core/diff"
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs/pkg/errgrpc"
 	"google.golang.org/grpc"
 )
 
@@ -40,12 +41,19 @@ type Differ interface {
 
 // New returns a server that takes the listener over. Without a differ it has no diff service.
 func New(l net.Listener, sn snapshots.Snapshotter, d Differ) *Server {
-	s := &Server{grpc: grpc.NewServer(grpc.MaxRecvMsgSize(maxMessage), grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window)), listener: l}
+	s := &Server{listener: l, grpc: grpc.NewServer(
+		grpc.MaxRecvMsgSize(maxMessage), grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), grpc.StreamInterceptor(withClass),
+	)}
 	snapshotsapi.RegisterSnapshotsServer(s.grpc, snapshotservice.FromSnapshotter(sn))
 	if d != nil {
 		diffapi.RegisterDiffServer(s.grpc, diffservice.FromApplierAndComparer(d, d))
 	}
 	return s
+}
+
+// withClass gives the errors of streams their class, which containerd's service of snapshots leaves out of those of a list.
+func withClass(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	return errgrpc.ToGRPC(handler(srv, stream))
 }
 
 // Serve answers requests until ctx ends; requests that run are then finished, and nothing has been left half done. The listener is closed.
