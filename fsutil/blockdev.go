@@ -70,6 +70,18 @@ func devicePath(n DevNum) (string, error) {
 // OpenDevice opens a block device without claiming it. Anything but a block device is errs.ErrInvalid.
 func OpenDevice(path string, write bool) (*os.File, error) { return openDevice(path, write, 0) }
 
+// OpenNumber opens the block device with that number, which is looked for at path. Another device, or none, is errs.ErrNotFound.
+func OpenNumber(path string, n DevNum, write bool) (*os.File, error) {
+	f, have, err := openBlock(path, write, 0)
+	if err != nil {
+		return nil, err
+	}
+	if have != n {
+		return nil, errors.Join(fmt.Errorf("open block device %s: it is %s, not %s: %w", path, have, n, errs.ErrNotFound), f.Close())
+	}
+	return f, nil
+}
+
 // OpenExclusive opens a block device and claims it: while it is open, nobody can mount it or open it
 // exclusively, and it is errs.ErrBusy where somebody has. Other device-mapper devices on top of it count.
 func OpenExclusive(path string, write bool) (*os.File, error) {
@@ -77,6 +89,12 @@ func OpenExclusive(path string, write bool) (*os.File, error) {
 }
 
 func openDevice(path string, write bool, flags int) (*os.File, error) {
+	f, _, err := openBlock(path, write, flags)
+	return f, err
+}
+
+// openBlock opens a block device and tells its number.
+func openBlock(path string, write bool, flags int) (*os.File, DevNum, error) {
 	flags |= unix.O_CLOEXEC | unix.O_NONBLOCK
 	if write {
 		flags |= unix.O_RDWR
@@ -84,19 +102,20 @@ func openDevice(path string, write bool, flags int) (*os.File, error) {
 	// O_EXCL without O_CREAT has its meaning for block devices only: look first.
 	if flags&unix.O_EXCL != 0 {
 		if _, err := DevNumOf(path); err != nil {
-			return nil, err
+			return nil, DevNum{}, err
 		}
 	}
 	var fd int
 	err := retryEINTR(func() (err error) { fd, err = unix.Open(path, flags, 0); return err })
 	if err != nil {
-		return nil, fail("open block device", path, err)
+		return nil, DevNum{}, fail("open block device", path, err)
 	}
 	f := os.NewFile(uintptr(fd), path)
-	if _, err := DevNumOfFile(f); err != nil {
-		return nil, errors.Join(err, f.Close())
+	n, err := DevNumOfFile(f)
+	if err != nil {
+		return nil, n, errors.Join(err, f.Close())
 	}
-	return f, nil
+	return f, n, nil
 }
 
 // DropCache forgets what the page cache has of an open block device: what device-mapper writes to it from above is not there.

@@ -106,7 +106,7 @@ func (o *op) activateFor(ctx context.Context, n metadata.Node, co ClaimOptions) 
 // fitFS grows a file system that is smaller than its device. Its superblock tells, so that one that fits costs nothing more.
 func fitFS(ctx context.Context, d *device, n metadata.Node) error {
 	fs, err := fsutil.ReadFS(d.File)
-	if err == nil && fs.Size+uint64(fs.BlockSize) > uint64(n.Size) {
+	if err == nil && asLarge(fs, n) {
 		return nil
 	}
 	if err := withMount(ctx, d, n, false, func(m *fsutil.Detached) error { return m.Sync() }); err != nil {
@@ -120,11 +120,7 @@ func (o *op) promise(n metadata.Node, claim, path string) error {
 	if err := o.claim(n.ID, claim); err != nil {
 		return err
 	}
-	link := filepath.Join(o.s.pool.DeviceDir(), n.Name)
-	if err := o.ownLink(link); err != nil {
-		return err
-	}
-	return replaceLink(path, link)
+	return o.giveLink(path, filepath.Join(o.s.pool.DeviceDir(), n.Name))
 }
 
 func (o *op) described(n metadata.Node, readOnly bool) Device {

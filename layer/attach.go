@@ -92,10 +92,22 @@ func (o *op) handOut(ctx context.Context, n metadata.Node, readOnly bool) (strin
 		return "", errors.Join(err, d.Close())
 	}
 	link := filepath.Join(o.s.pool.DeviceDir(), n.Name)
-	if err = o.ownLink(link); err == nil {
-		err = replaceLink(d.path, link)
-	}
+	err = o.giveLink(d.path, link)
 	return link, errors.Join(err, d.Close())
+}
+
+// giveLink makes the link to a device that is given out, in the place of one that is ours or nobody's.
+func (o *op) giveLink(path, link string) error {
+	err := unix.Symlink(path, link)
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, unix.EEXIST) {
+		if err := o.ownLink(link); err != nil {
+			return err
+		}
+	}
+	return replaceLink(path, link)
 }
 
 // ownLink is ErrBusy where a link leads to the device of another pool, of the same name under another

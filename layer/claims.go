@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 )
@@ -44,10 +46,14 @@ func (o *op) claims(id metadata.ThinID) ([]string, error) {
 }
 
 func (o *op) claim(id metadata.ThinID, name string) error {
-	if err := os.MkdirAll(o.claimDir(id), 0o700); err != nil {
-		return fmt.Errorf("claim thin device %d: %w", id, err)
+	err := unix.Mkdir(o.claimDir(id), 0o700)
+	if errors.Is(err, unix.ENOENT) {
+		err = os.MkdirAll(o.claimDir(id), 0o700)
 	}
-	if err := os.WriteFile(filepath.Join(o.claimDir(id), name), nil, 0o600); err != nil {
+	if err == nil || errors.Is(err, unix.EEXIST) {
+		err = writeSmall(filepath.Join(o.claimDir(id), name), nil)
+	}
+	if err != nil {
 		return fmt.Errorf("claim thin device %d: %w", id, err)
 	}
 	return pointClaimed.Hit()
@@ -67,6 +73,6 @@ func (o *op) unclaim(id metadata.ThinID, name string) error {
 	if err := removeFile(filepath.Join(o.claimDir(id), name)); err != nil {
 		return fmt.Errorf("drop claim on thin device %d: %w", id, err)
 	}
-	_ = os.Remove(o.claimDir(id)) // others' claims keep it
+	_ = unix.Rmdir(o.claimDir(id)) // others' claims keep it
 	return nil
 }

@@ -157,12 +157,8 @@ func (o *op) spec(n metadata.Node, readOnly bool) thinpool.ThinSpec {
 // openActive opens a device and checks that it is the node's: between the look-up and the open the
 // minor number may have become another's. It returns nil where it has.
 func (o *op) openActive(n metadata.Node, info devmapper.Info, readOnly, fresh bool) (*device, error) {
-	path, err := o.s.pool.DeviceNode(info.Dev)
-	if err != nil {
-		return nil, err
-	}
-	f, err := fsutil.OpenDevice(path, !readOnly)
-	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOENT) {
+	f, path, err := o.s.pool.OpenDevice(info.Dev, !readOnly)
+	if errors.Is(err, unix.ENXIO) || errors.Is(err, unix.ENOENT) || errors.Is(err, errs.ErrNotFound) {
 		return nil, nil
 	}
 	if err != nil {

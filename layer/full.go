@@ -47,14 +47,25 @@ func (o *op) explainFull(err error) error {
 // a journal that it could not write to its place and that no mount would replay: see fsutil.Fsck. It is asked in the open device, which is a
 // read of what a mount reads anyway; one that is mounted elsewhere is left alone.
 func mendErrors(ctx context.Context, d *device, n metadata.Node) error {
+	_, err := mendOrFits(ctx, d, n)
+	return err
+}
+
+// mendOrFits is mendErrors. fits says that the file system is known to be as large as the node, and to have no journal that could change that.
+func mendOrFits(ctx context.Context, d *device, n metadata.Node) (fits bool, err error) {
 	if fsutil.Type(n.FS) != fsutil.Ext4 || n.Foreign {
-		return nil
+		return false, nil
 	}
 	fs, err := fsutil.ReadFS(d.File)
 	if err != nil || !fs.HasErrors {
-		return nil // what is no file system, the mount says
+		return err == nil && !fs.NeedsRecovery && asLarge(fs, n), nil // what is no file system, the mount says
 	}
-	_, err = fsutil.Fsck(ctx, d.path, fsutil.Ext4, fsutil.FsckOptions{Repair: true})
+	return false, mend(ctx, d, n)
+}
+
+// mend checks and repairs an ext4 that has run into errors.
+func mend(ctx context.Context, d *device, n metadata.Node) error {
+	_, err := fsutil.Fsck(ctx, d.path, fsutil.Ext4, fsutil.FsckOptions{Repair: true})
 	if errors.Is(err, errs.ErrBusy) {
 		return nil
 	}

@@ -150,8 +150,9 @@ func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readO
 	if err := pointMountOpened.Hit(); err != nil {
 		return errors.Join(err, d.Close())
 	}
+	fits := false
 	if !readOnly {
-		if err := mendErrors(ctx, d, n); err != nil {
+		if fits, err = mendOrFits(ctx, d, n); err != nil {
 			return errors.Join(err, d.Close())
 		}
 	}
@@ -164,7 +165,7 @@ func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readO
 	if err == nil {
 		err = pointMountMounted.Hit()
 		if err == nil && !readOnly {
-			err = growBehind(ctx, d, dir, n)
+			err = growBehind(ctx, d, dir, n, fits)
 		}
 		if err != nil {
 			err = errors.Join(err, fsutil.Unmount(context.WithoutCancel(ctx), dir, fsutil.UnmountOptions{}))
@@ -192,13 +193,21 @@ func (o *op) withoutReplay(d *device, n metadata.Node) []string {
 }
 
 // growBehind finishes a growth of the file system that a crash interrupted, or that was left to the
-// first mount. The superblock tells, so that a mount that needs none pays nothing.
-func growBehind(ctx context.Context, d *device, dir string, n metadata.Node) error {
-	fs, err := fsutil.ReadFS(d.File)
-	if err == nil && fs.Size+uint64(fs.BlockSize) > uint64(n.Size) {
+// first mount. The superblock tells, unless it is known already, so that a mount that needs none pays nothing.
+func growBehind(ctx context.Context, d *device, dir string, n metadata.Node, fits bool) error {
+	if !fits {
+		fs, err := fsutil.ReadFS(d.File)
+		fits = err == nil && asLarge(fs, n)
+	}
+	if fits {
 		return finishGrowth(ctx, dir, n)
 	}
 	return fsutil.Grow(ctx, dir)
+}
+
+// asLarge tells whether a file system fills its node, but for a part of a block.
+func asLarge(fs fsutil.FS, n metadata.Node) bool {
+	return fs.Size+uint64(fs.BlockSize) > uint64(n.Size)
 }
 
 // finishGrowth brings up what a power cut may have left behind a growth that counts as done.

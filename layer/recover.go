@@ -242,6 +242,15 @@ const (
 // deleteWith is deleteThin within the limits of pool.Session.Discard. When it has marked the id gone, the pool's status has
 // shown that the deletion was committed.
 func (o *op) deleteWith(ctx context.Context, id metadata.ThinID, options pool.DiscardOptions) (deletion, error) {
+	return o.deleteAll(ctx, id, true, options)
+}
+
+// deleteNode is deleteWith for a node whose record is known. Only layers have side files.
+func (o *op) deleteNode(ctx context.Context, n metadata.Node, options pool.DiscardOptions) (deletion, error) {
+	return o.deleteAll(ctx, n.ID, n.Kind != metadata.KindSnapshot && n.Kind != metadata.KindVolume, options)
+}
+
+func (o *op) deleteAll(ctx context.Context, id metadata.ThinID, blobs bool, options pool.DiscardOptions) (deletion, error) {
 	more, err := o.Discard(ctx, id, options)
 	if err != nil || more {
 		return deletedMore, err
@@ -256,8 +265,10 @@ func (o *op) deleteWith(ctx context.Context, id metadata.ThinID, options pool.Di
 	if err := pointRecoverDeleted.Hit(); err != nil {
 		return deletedGone, err
 	}
-	if err := o.removeBlobs(id); err != nil {
-		return deletedGone, err
+	if blobs {
+		if err := o.removeBlobs(id); err != nil {
+			return deletedGone, err
+		}
 	}
 	o.s.markGone(id)
 	return deletedGone, nil

@@ -109,7 +109,7 @@ func (o *op) removeLocked(ctx context.Context, n metadata.Node, options RemoveOp
 		return r, nil
 	}
 	budget := int64(reapDiscards)
-	end, err := o.deleteWith(ctx, n.ID, pool.DiscardOptions{Budget: &budget, Progress: options.Progress})
+	end, err := o.deleteNode(ctx, n, pool.DiscardOptions{Budget: &budget, Progress: options.Progress})
 	if err == nil {
 		err = pointRemoveDeleted.Hit()
 	}

@@ -73,19 +73,16 @@ func (o *op) mountFor(ctx context.Context, n metadata.Node, user string, uo User
 	if err != nil {
 		return Mounted{}, err
 	}
-	if !mounted {
-		err = errors.Join(o.mayMount(n, m.ReadOnly), trusted(n, "mount"), o.forgetUsers(n.ID))
+	before := 0
+	if mounted {
+		var users map[string]int
+		users, err = o.users(n.ID)
+		before = users[user]
+	} else if err = errors.Join(o.mayMount(n, m.ReadOnly), trusted(n, "mount")); err == nil {
+		err = o.beginUsers(n.ID)
 	}
 	if err != nil {
 		return Mounted{}, err
-	}
-	before := 0
-	if mounted {
-		users, err := o.users(n.ID)
-		if err != nil {
-			return Mounted{}, err
-		}
-		before = users[user]
 	}
 	if !uo.Once || before == 0 {
 		if err := o.setUser(n.ID, user, before+1); err != nil {
@@ -180,7 +177,7 @@ func (o *op) dismiss(ctx context.Context, n metadata.Node, user string, change f
 		return err
 	}
 	_ = unix.Rmdir(dir)
-	return errors.Join(o.forgetUsers(n.ID), o.release(n))
+	return errors.Join(o.dropUsers(n.ID, users), o.release(n))
 }
 
 // MountUsers returns who uses the default mounts of nodes, by node and user, as it is counted; what is counted of nodes that are gone is
@@ -244,7 +241,7 @@ func (o *op) users(id metadata.ThinID) (map[string]int, error) {
 	}
 	users := make(map[string]int, len(entries))
 	for _, e := range entries {
-		text, err := os.ReadFile(filepath.Join(o.userDir(id), e.Name()))
+		text, err := readSmall(filepath.Join(o.userDir(id), e.Name()))
 		if err != nil {
 			return nil, fmt.Errorf("users of thin device %d: %w", id, err)
 		}
@@ -264,22 +261,48 @@ func (o *op) setUser(id metadata.ThinID, user string, count int) error {
 		if err := removeFile(path); err != nil {
 			return fmt.Errorf("user of thin device %d: %w", id, err)
 		}
-		_ = os.Remove(o.userDir(id)) // others keep it
+		_ = unix.Rmdir(o.userDir(id)) // others keep it
 		return nil
 	}
-	err := os.WriteFile(path, strconv.AppendInt(nil, int64(count), 10), 0o600)
-	if errors.Is(err, os.ErrNotExist) {
-		if err = unix.Mkdir(o.userDir(id), 0o700); errors.Is(err, unix.ENOENT) {
-			err = os.MkdirAll(o.userDir(id), 0o700)
-		}
-		if err == nil {
-			err = os.WriteFile(path, strconv.AppendInt(nil, int64(count), 10), 0o600)
+	text := strconv.AppendInt(nil, int64(count), 10)
+	err := writeSmall(path, text)
+	if errors.Is(err, os.ErrNotExist) { // mounted, and nobody was counted: the run directory forgot
+		if err = os.MkdirAll(o.userDir(id), 0o700); err == nil {
+			err = writeSmall(path, text)
 		}
 	}
 	if err != nil {
 		return fmt.Errorf("user of thin device %d: %w", id, err)
 	}
 	return nil
+}
+
+// beginUsers makes the folder for the users of a thin id that is not mounted, and forgets the dead who are counted there.
+func (o *op) beginUsers(id metadata.ThinID) error {
+	err := unix.Mkdir(o.userDir(id), 0o700)
+	if errors.Is(err, unix.EEXIST) {
+		if err := o.forgetUsers(id); err != nil {
+			return err
+		}
+	}
+	if err != nil {
+		err = os.MkdirAll(o.userDir(id), 0o700)
+	}
+	if err != nil {
+		return fmt.Errorf("users of thin device %d: %w", id, err)
+	}
+	return nil
+}
+
+// dropUsers is forgetUsers for who is known.
+func (o *op) dropUsers(id metadata.ThinID, users map[string]int) error {
+	for user := range users {
+		_ = unix.Unlink(filepath.Join(o.userDir(id), user))
+	}
+	if err := unix.Rmdir(o.userDir(id)); err == nil || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return o.forgetUsers(id)
 }
 
 func (o *op) forgetUsers(id metadata.ThinID) error {

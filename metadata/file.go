@@ -55,7 +55,7 @@ func (f *file) close() error {
 
 // use runs fn on the opened file, with the caller's lock held. The panics and faults with which bbolt
 // meets damaged pages become errors: the file is foreign bytes.
-func (f *file) use(readOnly bool, fn func(*bbolt.DB) error) (err error) {
+func (f *file) use(readOnly bool, looked *unix.Stat_t, fn func(*bbolt.DB) error) (err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -65,7 +65,7 @@ func (f *file) use(readOnly bool, fn func(*bbolt.DB) error) (err error) {
 			err = errs.WithHint(fmt.Errorf("record store %s: %v: %w", f.path, r, errs.ErrDamaged), damagedHint)
 		}
 	}()
-	if err := f.ready(readOnly); err != nil {
+	if err := f.ready(readOnly, looked); err != nil {
 		return err
 	}
 	err = fn(f.db)
@@ -93,10 +93,12 @@ func (f *file) abandon() {
 const damagedHint = "dmlayer pool import of the pool's folder brings the newest copy of the records back; the data is untouched"
 
 // ready makes sure that the file is open, locked, the one at the path, and that bbolt's memory is of its
-// present version.
-func (f *file) ready(readOnly bool) error {
+// present version. looked, unless nil, is what the path led to a moment ago.
+func (f *file) ready(readOnly bool, looked *unix.Stat_t) error {
 	var st unix.Stat_t
-	if err := unix.Stat(f.path, &st); err != nil {
+	if looked != nil {
+		st = *looked
+	} else if err := unix.Stat(f.path, &st); err != nil {
 		if errors.Is(err, unix.ENOENT) {
 			err = errs.ErrNotFound // and bbolt would create it
 		}
@@ -160,8 +162,9 @@ func (f *file) extend(st unix.Stat_t) error {
 }
 
 // mappedVersion reads the version where the file is mapped and no transaction of this process runs, and is
-// 0 otherwise, also where another file has taken the place of the mapped one.
-func (f *file) mappedVersion() (version uint64) {
+// 0 otherwise, also where another file has taken the place of the mapped one. st is filled in with what the path leads to
+// where the version is not 0.
+func (f *file) mappedVersion(st *unix.Stat_t) (version uint64) {
 	if !f.mu.TryLock() {
 		return 0
 	}
@@ -169,8 +172,7 @@ func (f *file) mappedVersion() (version uint64) {
 	if f.db == nil {
 		return 0
 	}
-	var st unix.Stat_t
-	if unix.Stat(f.path, &st) != nil || f.id != (fileID{uint64(st.Dev), st.Ino}) {
+	if unix.Stat(f.path, st) != nil || f.id != (fileID{uint64(st.Dev), st.Ino}) {
 		return 0
 	}
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))

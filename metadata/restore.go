@@ -59,5 +59,5 @@ func fillNew(btx *bbolt.Tx, fn func(*Tx) error) error {
 	if err := btx.Bucket(bucketMeta).Put(keySchema, u32(SchemaVersion)); err != nil {
 		return err
 	}
-	return fn(&Tx{btx})
+	return fn(&Tx{b: btx})
 }

@@ -39,14 +39,18 @@ type Locker interface {
 type Store struct {
 	*file
 	locker Locker
+
+	single bool         // it is one holder's
+	looked *unix.Stat_t // what Version has seen at the path, for the holder's next transaction
 }
 
 // New returns the store at path. Nothing is opened yet; Close it in the end.
-func New(path string, locker Locker) *Store { return &Store{&file{path: path}, locker} }
+func New(path string, locker Locker) *Store { return &Store{file: &file{path: path}, locker: locker} }
 
-// With returns the same store with another's lock, for one of several holders in a process. Closing
-// either closes both.
-func (s *Store) With(locker Locker) *Store { return &Store{s.file, locker} }
+// With returns the same store with another's lock, for one of several holders in a process, who is not safe
+// for concurrent use and keeps the file from being replaced between a Version and the transaction after it.
+// Closing either closes both.
+func (s *Store) With(locker Locker) *Store { return &Store{file: s.file, locker: locker, single: true} }
 
 // Path returns the store's file.
 func (s *Store) Path() string { return s.path }
@@ -147,11 +151,13 @@ func (s *Store) transact(ctx context.Context, readOnly bool, fn func(*bbolt.DB) 
 		return fmt.Errorf("lock record store %s: %w", s.path, err)
 	}
 	defer unlock()
-	return failing(noSpace(s.use(readOnly, fn)))
+	looked := s.looked
+	s.looked = nil
+	return failing(noSpace(s.use(readOnly, looked, fn)))
 }
 
 func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
-	tx := &Tx{btx}
+	tx := &Tx{b: btx}
 	if err := tx.checkSchema(); err != nil {
 		return fmt.Errorf("record store %s: %w", s.path, err)
 	}

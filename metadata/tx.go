@@ -29,7 +29,10 @@ var (
 )
 
 // Tx is a transaction. It must not be used after the function it was given to has returned.
-type Tx struct{ b *bbolt.Tx }
+type Tx struct {
+	b    *bbolt.Tx
+	pool *Pool // as it was read or written last
+}
 
 func (tx *Tx) checkSchema() error {
 	meta := tx.b.Bucket(bucketMeta)
@@ -92,18 +95,28 @@ func (tx *Tx) put(bucket, key []byte, record any) error {
 // and is committed, and before and after it, if it only reads.
 func (tx *Tx) Version() uint64 { return uint64(tx.b.ID()) }
 
-// Pool returns the pool's record.
+// Pool returns the pool's record. What it refers to is shared with others who ask in the same transaction: who changes it replaces it.
 func (tx *Tx) Pool() (Pool, error) {
+	if tx.pool != nil {
+		return *tx.pool, nil
+	}
 	var p Pool
 	v := tx.b.Bucket(bucketMeta).Get(keyPool)
 	if v == nil {
 		return p, fmt.Errorf("record of the pool is missing: %w", errs.ErrDamaged)
 	}
-	return p, decode("the pool", v, &p)
+	if err := decode("the pool", v, &p); err != nil {
+		return p, err
+	}
+	tx.pool = &p
+	return p, nil
 }
 
 // PutPool replaces the pool's record.
-func (tx *Tx) PutPool(p Pool) error { return tx.put(bucketMeta, keyPool, p) }
+func (tx *Tx) PutPool(p Pool) error {
+	tx.pool = nil
+	return tx.put(bucketMeta, keyPool, p)
+}
 
 // Node returns the node of that name, or ErrNotFound.
 func (tx *Tx) Node(name string) (Node, error) {

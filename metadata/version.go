@@ -31,7 +31,11 @@ const (
 // A transaction that is being committed may be seen or not, so ask while holding whatever lock keeps
 // the record in question from changing.
 func (s *Store) Version() (uint64, error) {
-	if v := s.mappedVersion(); v != 0 {
+	var st unix.Stat_t
+	if v := s.mappedVersion(&st); v != 0 {
+		if s.single {
+			s.looked = &st
+		}
 		return v, nil
 	}
 	return versionAt(s.path)

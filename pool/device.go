@@ -42,6 +42,20 @@ func (p *Pool) DeviceNode(d devmapper.DevNum) (string, error) {
 	return "", fmt.Errorf("make device node %s: %w", path, err)
 }
 
+// OpenDevice opens a device and returns the path that opened it. One that is not there any more is ENXIO, ENOENT or errs.ErrNotFound.
+func (p *Pool) OpenDevice(d devmapper.DevNum, write bool) (f *os.File, path string, err error) {
+	path = "/dev/dm-" + strconv.FormatUint(uint64(d.Minor), 10)
+	f, err = fsutil.OpenNumber(path, fsutil.DevNum(d), write)
+	if err == nil || errors.Is(err, unix.ENXIO) {
+		return f, path, err
+	}
+	if path, err = p.DeviceNode(d); err != nil { // where /dev is something else
+		return nil, "", err
+	}
+	f, err = fsutil.OpenNumber(path, fsutil.DevNum(d), write)
+	return f, path, err
+}
+
 func isNode(path string, dev uint64) bool {
 	var st unix.Stat_t
 	return unix.Stat(path, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFBLK && st.Rdev == dev

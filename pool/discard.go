@@ -107,20 +107,42 @@ func (p *progress) add(n int64) {
 	}
 }
 
+// errHeld says that there is a snapshot of the metadata, with which everything is shared.
+var errHeld = errors.New("there is a snapshot of the metadata")
+
 // ReadDead looks, once for all of them, at what thin devices have for themselves whose locks are held and that are not active. It
 // is read from the live metadata: nobody changes the mappings of a device that is not active, and if what is shared is taken for
-// not shared or the other way round, a discard costs or gives less. Errors are the context's, and those of locks.
+// not shared or the other way round, a discard costs or gives less. Who reads the metadata is waited for: the superblock tells of his snapshot, and
+// what it leads to is of the same moment. Errors are the context's, and those of locks.
 func (s *Session) ReadDead(ctx context.Context, ids ...metadata.ThinID) (Dead, error) {
-	dead := Dead{}
 	if s.Status.Discard != thinpool.DiscardPassdown || !s.Status.Commits() {
-		return dead, nil
+		return Dead{}, nil
 	}
-	unlock, err := s.withoutReaders(ctx)
-	if err != nil {
+	dead, err := s.lookAtDead(ctx, ids, false)
+	if errors.Is(err, errHeld) {
+		unlock, lerr := s.withoutReaders(ctx)
+		if lerr != nil {
+			return nil, lerr
+		}
+		defer unlock()
+		dead, err = s.lookAtDead(ctx, ids, true) // what there is now is of a dead reader
+	}
+	if ctx.Err() != nil {
 		return nil, err
 	}
-	defer unlock()
-	err = s.glance(func(m *thinmeta.Metadata) error {
+	if err != nil {
+		s.p.log.Debug("read what dead thin devices have for themselves", "ids", ids, "error", err)
+	}
+	return dead, nil
+}
+
+// lookAtDead is ReadDead; unless held, it is errHeld where there is a snapshot of the metadata.
+func (s *Session) lookAtDead(ctx context.Context, ids []metadata.ThinID, held bool) (Dead, error) {
+	dead := Dead{}
+	err := s.glance(func(m *thinmeta.Metadata) error {
+		if !held && m.Superblock().HeldRoot != 0 {
+			return errHeld
+		}
 		clear(dead)
 		for _, id := range ids {
 			if err := s.unshared(ctx, m, id, dead); err != nil {
@@ -129,13 +151,7 @@ func (s *Session) ReadDead(ctx context.Context, ids ...metadata.ThinID) (Dead, e
 		}
 		return nil
 	})
-	if ctx.Err() != nil {
-		return nil, err
-	}
-	if err != nil {
-		s.p.log.Debug("read what dead thin devices have for themselves", "ids", ids, "error", err)
-	}
-	return dead, nil
+	return dead, err
 }
 
 // unshared adds what a thin device has for itself. One that is not there any more has nothing.
@@ -215,11 +231,7 @@ func (s *Session) withDead(id metadata.ThinID, last extent, fn func(*os.File) er
 	if err := pointDiscardActive.Hit(); err != nil {
 		return err
 	}
-	path, err := s.p.DeviceNode(info.Dev)
-	var f *os.File
-	if err == nil {
-		f, err = fsutil.OpenDevice(path, true)
-	}
+	f, _, err := s.p.OpenDevice(info.Dev, true)
 	if err != nil {
 		s.p.log.Debug("open a dead thin device", "id", id, "error", err)
 		return nil

@@ -89,6 +89,7 @@ func text(err error) string {
 
 func reply(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", contentType)
+	w.Header()["Date"] = nil // nobody reads it
 	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // a client that has gone
 }

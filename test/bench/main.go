@@ -16,6 +16,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
 )
@@ -45,6 +47,8 @@ type config struct {
 	nodes   []int
 	command string
 	profile string
+	mark    bool
+	kinds   []string
 }
 
 func run(ctx context.Context) (err error) {
@@ -54,8 +58,11 @@ func run(ctx context.Context) (err error) {
 	flag.IntVar(&c.rounds, "rounds", 200, "rounds of each kind and size")
 	flag.StringVar(&c.command, "command", "", "the dmlayer binary; none: the command is left out")
 	flag.StringVar(&c.profile, "cpuprofile", "", "write a CPU profile of the library's rounds")
+	flag.BoolVar(&c.mark, "mark", false, "after each step, write its name to a descriptor that is not there, for who counts system calls with strace")
 	sizes := flag.String("nodes", "10,2000", "how many other nodes the pool has, ascending")
+	which := flag.String("kinds", "floor,library,plugin,command", "what to measure; everything is compared with the floor")
 	flag.Parse()
+	c.kinds = strings.Split(*which, ",")
 	for _, s := range strings.Split(*sizes, ",") {
 		var n int
 		if _, err := fmt.Sscan(s, &n); err != nil {
@@ -132,6 +139,7 @@ func (b *bench) table(ctx context.Context, nodes int) (err error) {
 	if b.command != "" {
 		kinds = append(kinds, kind{"command", b.commands})
 	}
+	kinds = slices.DeleteFunc(kinds, func(k kind) bool { return !slices.Contains(b.kinds, k.name) })
 	if b.profile != "" {
 		stop, err := startProfile(b.profile)
 		if err != nil {
@@ -145,7 +153,7 @@ func (b *bench) table(ctx context.Context, nodes int) (err error) {
 			if kind.name == "command" && i%10 != 0 {
 				continue // starting programs is dear in the virtual machine
 			}
-			t := &timer{}
+			t := &timer{kind: kind.name, mark: b.mark}
 			if err := kind.round(ctx, t); err != nil {
 				return fmt.Errorf("%s: %w", kind.name, err)
 			}
@@ -204,18 +212,31 @@ func (b *bench) commands(ctx context.Context, t *timer) error {
 
 // timer takes the times of a round's steps.
 type timer struct {
+	kind  string
+	mark  bool
 	from  time.Time
 	names []string
 	laps  []time.Duration
 }
 
-func (t *timer) start() { t.from = time.Now() }
+func (t *timer) start() {
+	t.say("start")
+	t.from = time.Now()
+}
 
 func (t *timer) lap(name string) {
 	now := time.Now()
 	t.names = append(t.names, name)
 	t.laps = append(t.laps, now.Sub(t.from))
+	t.say(name)
 	t.from = now
+}
+
+// say leaves a mark in what strace writes.
+func (t *timer) say(step string) {
+	if t.mark {
+		_, _ = unix.Write(-1, []byte(t.kind+" "+step))
+	}
 }
 
 // series are the times of many rounds.
