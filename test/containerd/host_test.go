@@ -28,6 +28,7 @@ type release struct {
 	load []string // arguments of ctr's import that make the client unpack
 	diff bool     // it has proxy plugins for differences
 	long bool     // it takes minutes to build, and is tried in the long form only
+	cri  string   // sections of the configuration for Kubernetes; without any, what serves it is off
 }
 
 var releases = []release{
@@ -113,11 +114,15 @@ func (h *host) serve() {
 
 func (h *host) start() {
 	h.t.Helper()
+	off := []string{"io.containerd.nri.v1.nri", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.zfs",
+		"io.containerd.snapshotter.v1.devmapper"}
+	if h.r.cri == "" {
+		off = append(off, "io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime")
+	}
 	config := fmt.Sprintf(`version = 2
 root = %q
 state = %q
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime", "io.containerd.nri.v1.nri",
-  "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.zfs", "io.containerd.snapshotter.v1.devmapper"]
+disabled_plugins = ["%s"]
 [grpc]
 address = %q
 [proxy_plugins.dmlayer]
@@ -125,7 +130,7 @@ type = "snapshot"
 address = %q
 [plugins."io.containerd.transfer.v1.local"]
 unpack_config = [{platform = "linux/amd64", snapshotter = "dmlayer", differ = "walking"}]
-`+h.diffConfig(), filepath.Join(h.dir, "root"), filepath.Join(h.dir, "state"), filepath.Join(h.dir, "c.sock"), h.socket())
+`+h.diffConfig()+h.r.cri, filepath.Join(h.dir, "root"), filepath.Join(h.dir, "state"), strings.Join(off, `", "`), filepath.Join(h.dir, "c.sock"), h.socket())
 	file := filepath.Join(h.dir, "config.toml")
 	must(h.t, os.WriteFile(file, []byte(config), 0o600))
 	log, err := os.OpenFile(filepath.Join(h.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
