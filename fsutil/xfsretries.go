@@ -55,8 +55,8 @@ func MountedXFS() ([]DevNum, error) {
 	for _, dir := range found {
 		var n DevNum
 		text, err := os.ReadFile(filepath.Join("/sys/class/block", filepath.Base(filepath.Dir(dir)), "dev"))
-		if errors.Is(err, os.ErrNotExist) {
-			continue // it is gone, or its name has a slash
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+			continue // it is gone, before or after the file was opened, or its name has a slash
 		}
 		if err != nil {
 			return nil, fmt.Errorf("list mounted xfs: %w", err)
