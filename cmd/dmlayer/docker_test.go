@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
 	"github.com/dmlayer/dmlayer/internal/testenv"
 )
 
@@ -29,33 +32,65 @@ func TestDocker29(t *testing.T) {
 	dockerFlows(t, "docker29", []string{"gotools/docker29-v2.0.0-beta.24", "gotools/containerd-v2.4.2"})
 }
 
-// dockerFlows runs flows.sh of a folder of test, with folders of programs below .cache before those of PATH.
-func dockerFlows(t *testing.T, folder string, programs []string, flows ...string) {
-	t.Helper()
-	cache, err := testenv.CacheDir()
+// TestNewUser gets from nothing to a running container with what docs/containerd.md says: test/containerd/newuser.sh.
+func TestNewUser(t *testing.T) {
+	testenv.Need(t, testenv.Guest, testenv.DM, testenv.Loop, testenv.Ext4, testenv.Images, testenv.Containerd)
+	img, err := tarball.ImageFromPath(cached(t, "images/small.docker.tar"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	app, err := name.NewTag("docker.io/library/app:latest")
+	if err != nil {
+		t.Fatal(err)
+	}
+	archive := filepath.Join(t.TempDir(), "archive")
+	if err := tarball.WriteToFile(archive, app, img); err != nil {
+		t.Fatal(err)
+	}
+	document, err := filepath.Abs("../../docs/containerd.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	said := runScript(t, []string{"gotools/containerd-v2.4.2"}, "containerd/newuser.sh", document, archive)
+	if !strings.HasSuffix(said, "ok\n") {
+		t.Error("it was not done to the end")
+	}
+}
+
+// dockerFlows runs flows.sh of a folder of test.
+func dockerFlows(t *testing.T, folder string, programs []string, flows ...string) {
+	t.Helper()
+	said := runScript(t, programs, folder+"/flows.sh", append([]string{cached(t, "images/small.docker.tar"), "small:latest"}, flows...)...)
+	for _, flow := range append(flows, "images", "remove") {
+		if !strings.Contains(said, "ok "+flow+" ") {
+			t.Errorf("%s was not done", flow)
+		}
+	}
+}
+
+// runScript runs a script of test with an empty folder and more arguments, in name spaces of its own, with which what it mounts and starts ends. Folders of programs
+// below .cache come before those of PATH, and before them the program that is tested.
+func runScript(t *testing.T, programs []string, script string, args ...string) string {
+	t.Helper()
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, err := filepath.Abs(filepath.Join("../../test", folder, "flows.sh"))
+	script, err = filepath.Abs(filepath.Join("../../test", script))
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin, dir := t.TempDir(), t.TempDir()
+	bin := t.TempDir()
 	if err := os.Symlink(self, filepath.Join(bin, "dmlayer")); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), testenv.Scale(20*time.Minute))
 	defer cancel()
-	// Mounts, containers and daemons end with their namespaces.
-	args := []string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", script, dir, filepath.Join(cache, "images/small.docker.tar"), "small:latest"}
-	cmd := exec.CommandContext(ctx, "unshare", append(args, flows...)...)
+	all := append([]string{"--mount", "--pid", "--fork", "--kill-child", "--mount-proc", script, t.TempDir()}, args...)
+	cmd := exec.CommandContext(ctx, "unshare", all...)
 	path := []string{bin}
 	for _, dir := range programs {
-		path = append(path, filepath.Join(cache, dir))
+		path = append(path, cached(t, dir))
 	}
 	cmd.Env = append(os.Environ(), "PATH="+strings.Join(append(path, os.Getenv("PATH")), string(os.PathListSeparator)))
 	out, err := cmd.CombinedOutput()
@@ -63,9 +98,15 @@ func dockerFlows(t *testing.T, folder string, programs []string, flows ...string
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, flow := range append(flows, "images", "remove") {
-		if !strings.Contains(string(out), "ok "+flow+" ") {
-			t.Errorf("%s was not done", flow)
-		}
+	return string(out)
+}
+
+// cached returns the path of what the scripts have put below .cache.
+func cached(t *testing.T, path string) string {
+	t.Helper()
+	cache, err := testenv.CacheDir()
+	if err != nil {
+		t.Fatal(err)
 	}
+	return filepath.Join(cache, path)
 }
