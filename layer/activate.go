@@ -45,9 +45,14 @@ func checkClaim(claim string) error {
 	return nil
 }
 
+// attached tells whether claims of Attach are among those on a node.
+func attached(held []string) bool {
+	return slices.Contains(held, claimAttached) || slices.Contains(held, claimAttachedReadOnly)
+}
+
 // claimedBy is ErrBusy for a node that somebody claims.
 func claimedBy(n metadata.Node, held []string) error {
-	if slices.Contains(held, claimAttached) || slices.Contains(held, claimAttachedReadOnly) {
+	if attached(held) {
 		return errs.WithHint(fmt.Errorf("%s %q is attached: %w", n.Kind, n.Name, errs.ErrBusy), "dmlayer detach "+n.Name)
 	}
 	err := fmt.Errorf("%s %q is claimed (%s): %w", n.Kind, n.Name, strings.Join(held, ", "), errs.ErrBusy)
@@ -140,7 +145,7 @@ func (s *Store) Deactivate(ctx context.Context, name, claim string) error {
 
 // endClaim drops a claim on a node whose lock is held, and the device with the last one.
 func (o *op) endClaim(n metadata.Node, claim string) error {
-	if err := o.dropClaim(n, claim); err != nil {
+	if _, err := o.dropClaim(n, claim); err != nil {
 		return err
 	}
 	return o.letGo(n)
@@ -158,28 +163,30 @@ func (o *op) letGo(n metadata.Node) error {
 	return err
 }
 
-// dropClaim drops a claim, and before it the link that only this one promised. Whoever comes after a crash finds the device by its mark.
-func (o *op) dropClaim(n metadata.Node, claim string) error {
+// dropClaim drops a claim, and before it the link that only this one promised, and tells whether it was there. Whoever comes after a crash finds the
+// device by its mark.
+func (o *op) dropClaim(n metadata.Node, claim string) (was bool, err error) {
 	if err := o.Mark(n.ID); err != nil {
-		return err
+		return false, err
 	}
 	held, err := o.claims(n.ID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if !slices.ContainsFunc(held, func(other string) bool { return other != claim }) {
 		if err := o.removeLink(n.Name); err != nil {
-			return err
+			return false, err
 		}
 	}
+	was = slices.Contains(held, claim)
 	if err := o.unclaim(n.ID, claim); err != nil {
-		return err
+		return was, err
 	}
 	if err := pointUnclaim.Hit(); err != nil {
 		o.KeepMark(n.ID)
-		return err
+		return was, err
 	}
-	return nil
+	return was, nil
 }
 
 // isOpen tells whether somebody has the device of a node open.

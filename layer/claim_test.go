@@ -88,14 +88,23 @@ func TestSharedReadOnly(t *testing.T) {
 		t.Errorf("%+v and %+v", one, two)
 	}
 	must(t, s.Deactivate(ctx, "base", "one"))
-	must(t, sameFiles("the mount", mountDevice(t, two), baseFiles))
-	removed, err := s.Drop(ctx, "base", "two", func(*layer.DocTx) error { return nil })
-	if err != nil || removed {
-		t.Errorf("a layer that somebody has mounted is removed: %v, %v", removed, err)
-	}
 	mustFail(t, s.Deactivate(ctx, "base", "Odd/../claim"), layer.ErrInvalid)
 	_, err = s.Activate(ctx, "base", layer.ClaimOptions{Claim: "attached"})
 	mustFail(t, err, layer.ErrInvalid)
+	_, err = s.Activate(ctx, "base", layer.ClaimOptions{Claim: "one"})
+	must(t, err)
+	nothing := func(*layer.DocTx) error { return nil }
+	if removed, err := s.Drop(ctx, "base", "one", nothing); err != nil || removed {
+		t.Errorf("a layer that somebody has claimed is removed: %v, %v", removed, err)
+	}
+	dir := mountDevice(t, two)
+	if removed, err := s.Drop(ctx, "base", "two", nothing); err != nil || !removed {
+		t.Errorf("a layer that somebody has mounted, and that nobody comes back for, stays: %v, %v", removed, err)
+	}
+	must(t, sameFiles("the mount", dir, baseFiles)) // for its last user
+	must(t, unix.Unmount(dir, 0))
+	_, err = s.Reap(ctx, nil)
+	must(t, errors.Join(err, e.CheckLive(ctx)))
 }
 
 // TestDropWaitsForNobody removes a snapshot that is mounted, and what needs none of its users.
@@ -120,6 +129,56 @@ func TestDropWaitsForNobody(t *testing.T) {
 	_, err = s.Reap(ctx, nil)
 	must(t, err)
 	must(t, e.CheckLive(ctx))
+}
+
+// TestDropRefused leaves everything as it was to whoever may not drop what he claims.
+func TestDropRefused(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s := e.Open(t)
+	ctx := pooltest.Context(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	_, d, err := s.Prepare(ctx, "s", layer.SnapshotOptions{Parent: "base"}, layer.ClaimOptions{Claim: testClaim}, noted("p"))
+	must(t, err)
+	refused := func(what string, ctx context.Context, documents func(*layer.DocTx) error, class error) {
+		t.Helper()
+		removed, err := s.Drop(ctx, "s", testClaim, documents)
+		if mustFail(t, err, class); removed {
+			t.Errorf("%s: removed", what)
+		}
+		i, err := s.Inspect(pooltest.Context(t), "s")
+		must(t, err)
+		if _, err := os.Stat(d.Path); err != nil || !slices.Contains(i.Claims, testClaim) {
+			t.Errorf("%s: claims %q, link %v", what, i.Claims, err)
+		}
+		if _, err := s.Document(pooltest.Context(t), "test", "p"); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	refused("documents", ctx, func(*layer.DocTx) error { return layer.ErrExists }, layer.ErrExists)
+	ended, cancel := context.WithCancel(ctx)
+	refused("cancelled", ended, func(tx *layer.DocTx) error { cancel(); return ended.Err() }, context.Canceled)
+	makeSnapshot(t, s, "child", "s")
+	refused("child", ctx, forgotten("p"), layer.ErrBusy)
+	must(t, s.Remove(ctx, "child"))
+	_, err = s.Activate(ctx, "s", layer.ClaimOptions{Claim: "other"})
+	must(t, err)
+	refused("other claim", ctx, forgotten("p"), layer.ErrBusy)
+	must(t, s.Deactivate(ctx, "s", "other"))
+	removed, err := s.Drop(ctx, "s", testClaim, forgotten("p"))
+	if err != nil || !removed {
+		t.Errorf("removed %v, %v", removed, err)
+	}
+	// Nobody would come back for what is attached when it is detached.
+	for _, name := range []string{"base", "s"} {
+		if name == "s" {
+			makeSnapshot(t, s, "s", "base")
+		}
+		_, err := s.Attach(ctx, name, true)
+		must(t, err)
+		_, err = s.Drop(ctx, name, "", forgotten("p"))
+		mustFail(t, err, layer.ErrBusy)
+		must(t, s.Detach(ctx, name))
+	}
 }
 
 // TestOwn tells what was written into nodes, overwrites included, and of a removed one nothing.

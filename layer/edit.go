@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -43,7 +42,7 @@ func (s *Store) edit(ctx context.Context, name string, fn func(context.Context, 
 // notAttached is ErrBusy where the block device itself was given out.
 func (o *op) notAttached(n metadata.Node) error {
 	held, err := o.claims(n.ID)
-	if err == nil && (slices.Contains(held, claimAttached) || slices.Contains(held, claimAttachedReadOnly)) {
+	if err == nil && (attached(held)) {
 		err = claimedBy(n, held)
 	}
 	return err
