@@ -71,8 +71,10 @@ func devicePath(n DevNum) (string, error) {
 func OpenDevice(path string, write bool) (*os.File, error) { return openDevice(path, write, 0) }
 
 // OpenNumber opens the block device with that number, which is looked for at path. Another device, or none, is errs.ErrNotFound.
+//
+// It is quicker than OpenDevice, for devices of device-mapper: a path that leads to a FIFO would wait for somebody at its other end.
 func OpenNumber(path string, n DevNum, write bool) (*os.File, error) {
-	f, have, err := openBlock(path, write, 0)
+	f, have, err := openBlock(path, write, unix.O_CLOEXEC)
 	if err != nil {
 		return nil, err
 	}
@@ -89,13 +91,12 @@ func OpenExclusive(path string, write bool) (*os.File, error) {
 }
 
 func openDevice(path string, write bool, flags int) (*os.File, error) {
-	f, _, err := openBlock(path, write, flags)
+	f, _, err := openBlock(path, write, flags|unix.O_CLOEXEC|unix.O_NONBLOCK)
 	return f, err
 }
 
-// openBlock opens a block device and tells its number.
+// openBlock opens a block device and tells its number. With O_NONBLOCK the kernel is asked once more, whether it can be polled.
 func openBlock(path string, write bool, flags int) (*os.File, DevNum, error) {
-	flags |= unix.O_CLOEXEC | unix.O_NONBLOCK
 	if write {
 		flags |= unix.O_RDWR
 	}
