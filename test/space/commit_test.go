@@ -21,8 +21,11 @@ const mib = 1 << 20
 // Running writers cannot fill a pool with a ceiling, however they try: the guard of min-free stands only at the making of nodes, the
 // ceiling counts what they could write.
 func TestP04WritersCannotPassTheCeiling(t *testing.T) {
-	e := pooltest.New(t, pool.Spec{DataSize: 136 * mib, BaseSize: 32 * mib, Space: pool.Space{MinFree: -1, Overcommit: 80}})
-	s, ctx := e.Open(t), pooltest.Context(t)
+	everywhere(t, pool.Spec{DataSize: 136 * mib, BaseSize: 32 * mib, Space: pool.Space{MinFree: -1, Overcommit: 80}}, writersBelowTheCeiling)
+}
+
+func writersBelowTheCeiling(t *testing.T, e *place, s *layer.Store) {
+	ctx := pooltest.Context(t)
 	var dirs []string
 	for n := 0; ; n++ {
 		name := fmt.Sprintf("n-%d", n)
@@ -51,7 +54,7 @@ func TestP04WritersCannotPassTheCeiling(t *testing.T) {
 
 // A node's size is a cap that its writer meets as ENOSPC of his own file system, which stays sound; the pool does not notice.
 func TestP05WriterMeetsHisOwnENOSPC(t *testing.T) {
-	each(t, pool.Spec{BaseSize: 64 * mib}, func(t *testing.T, e *pooltest.Env, s *layer.Store) {
+	each(t, pool.Spec{BaseSize: 64 * mib}, func(t *testing.T, e *place, s *layer.Store) {
 		snapshot(t, s, "web", "")
 		dir := mount(t, s, "web")
 		ballast(t, dir, 24*mib)
@@ -81,8 +84,11 @@ func ballast(t testing.TB, dir string, leave int64) {
 
 // Over-commitment is shown, and where there is a ceiling nothing passes it: making, growing, resetting to something larger, two at once.
 func TestP06OvercommitIsShownAndEnforced(t *testing.T) {
-	e := pooltest.New(t, pool.Spec{DataSize: 100 * mib, BaseSize: 64 * mib, Space: pool.Space{Overcommit: 200}})
-	s, ctx := e.Open(t), pooltest.Context(t)
+	everywhere(t, pool.Spec{DataSize: 100 * mib, BaseSize: 64 * mib, Space: pool.Space{Overcommit: 200}}, overcommitted)
+}
+
+func overcommitted(t *testing.T, e *place, s *layer.Store) {
+	ctx := pooltest.Context(t)
 	snapshot(t, s, "a", "")
 	snapshot(t, s, "b", "")
 	st := status(t, e)
@@ -120,8 +126,11 @@ func TestP06OvercommitIsShownAndEnforced(t *testing.T) {
 
 // Overwriting what a snapshot shares takes new blocks, as many as there are. A ceiling counts them: each node with all of its size.
 func TestP07OverwritingSharedBlocksIsCounted(t *testing.T) {
-	e := pooltest.New(t, pool.Spec{DataSize: 84 * mib, BaseSize: 32 * mib, Space: pool.Space{MinFree: -1, Overcommit: 80}})
-	s, ctx := e.Open(t), pooltest.Context(t)
+	everywhere(t, pool.Spec{DataSize: 84 * mib, BaseSize: 32 * mib, Space: pool.Space{MinFree: -1, Overcommit: 80}}, overwriting)
+}
+
+func overwriting(t *testing.T, e *place, s *layer.Store) {
+	ctx := pooltest.Context(t)
 	const size = 12 * mib
 	snapshot(t, s, "a", "")
 	must(t, writeFile(filepath.Join(mount(t, s, "a"), "f"), 1, size))

@@ -58,7 +58,7 @@ func nobodyHangs(ctx context.Context, t testing.TB) {
 // Twenty writers fill a pool: each gets an error, nobody hangs, the pool's owner can look, remove and trim, which heals it, and who did
 // not write has lost nothing.
 func TestP01FullPoolHangsNobody(t *testing.T) {
-	each(t, pool.Spec{DataSize: 112 << 20, Space: pool.Space{MinFree: -1}}, func(t *testing.T, e *pooltest.Env, s *layer.Store) {
+	each(t, pool.Spec{DataSize: 112 << 20, Space: pool.Space{MinFree: -1}}, func(t *testing.T, e *place, s *layer.Store) {
 		ctx := pooltest.Context(t)
 		const size = 4 << 20
 		for _, name := range []string{"idle", "quiet"} {

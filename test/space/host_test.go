@@ -39,7 +39,7 @@ func TestHostFull(t *testing.T) {
 				t.Errorf("filled up: %v", err)
 			}
 			nobodyHangs(ctx, t)
-			st := status(t, e)
+			st := status(t, &place{Env: e})
 			if st.State != pool.StateActive || *st.HostFree > 4*mib {
 				t.Errorf("%s, host free %d", st.State, *st.HostFree)
 			}

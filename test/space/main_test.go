@@ -25,24 +25,6 @@ func TestMain(m *testing.M) { pooltest.Main(m, operations) }
 
 var fileSystems = []string{"ext4", "xfs"}
 
-// each runs a test on a fresh pool of each file system.
-func each(t *testing.T, spec pool.Spec, fn func(t *testing.T, e *pooltest.Env, s *layer.Store)) {
-	for _, fs := range fileSystems {
-		t.Run(fs, func(t *testing.T) {
-			spec := spec
-			spec.FS = fs
-			if fs == "xfs" { // a file system of its has 300 MiB at least, and writes more at once
-				spec.BaseSize = max(spec.BaseSize, 320<<20)
-				if spec.DataSize > 0 {
-					spec.DataSize += 64 << 20
-				}
-			}
-			e := pooltest.New(t, spec)
-			fn(t, e, e.Open(t))
-		})
-	}
-}
-
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
@@ -80,7 +62,7 @@ func remove(t testing.TB, s *layer.Store, name string) {
 	must(t, s.Remove(pooltest.Context(t), name))
 }
 
-func status(t testing.TB, e *pooltest.Env) pool.Status {
+func status(t testing.TB, e *place) pool.Status {
 	t.Helper()
 	st, err := pool.Inspect(pooltest.Context(t), e.Dirs, e.Name)
 	must(t, err)

@@ -64,19 +64,23 @@ func scattered(t testing.TB, s *layer.Store, leaves, most int) (n int, err error
 
 const leaves = 24
 
-func scatteredPool(t testing.TB, minFree, leaves int) (*pooltest.Env, *layer.Store) {
-	t.Helper()
-	e := pooltest.New(t, pool.Spec{DataSize: 1 << 30, MetadataSize: 4 << 20, BaseSize: 256 << 20, Space: pool.Space{MinFree: minFree}})
-	s := e.Open(t)
-	snapshot(t, s, "parent", "")
-	must(t, scatter(t, s, "parent", leaves*leafMappings, 1))
-	return e, s
+// onScattered runs a test on pools with a node of so many leaves of metadata, and little room for more.
+func onScattered(t *testing.T, minFree, leaves int, fn func(t *testing.T, e *place, s *layer.Store)) {
+	spec := pool.Spec{DataSize: 1 << 30, MetadataSize: 4 << 20, BaseSize: 256 << 20, Space: pool.Space{MinFree: minFree}}
+	everywhere(t, spec, func(t *testing.T, e *place, s *layer.Store) {
+		snapshot(t, s, "parent", "")
+		must(t, scatter(t, s, "parent", leaves*leafMappings, 1))
+		fn(t, e, s)
+	})
 }
 
 // Small writes all over the place eat the metadata, not the data. Without a guard the pool is read-only then, and deleting works all the
 // same, down to the last node.
 func TestP02MetadataFullStillDeletes(t *testing.T) {
-	e, s := scatteredPool(t, -1, leaves)
+	onScattered(t, -1, leaves, metadataFull)
+}
+
+func metadataFull(t *testing.T, e *place, s *layer.Store) {
 	ctx := pooltest.Context(t)
 	n, err := scattered(t, s, leaves, 1000)
 	if err == nil {
@@ -108,7 +112,10 @@ func TestP02MetadataFullStillDeletes(t *testing.T) {
 
 // The guard keeps a part of the metadata for those who delete: nodes are refused before the kernel stops writing.
 func TestP02GuardBeforeMetadataIsFull(t *testing.T) {
-	e, s := scatteredPool(t, 70, leaves)
+	onScattered(t, 70, leaves, guardOfMetadata)
+}
+
+func guardOfMetadata(t *testing.T, e *place, s *layer.Store) {
 	n, err := scattered(t, s, leaves, 1000)
 	mustFail(t, err, layer.ErrNoSpace)
 	st := status(t, e)
@@ -125,8 +132,11 @@ func TestP02GuardBeforeMetadataIsFull(t *testing.T) {
 // A write to a snapshot costs as much metadata as a leaf has, which is 4 KiB, where no other one is near: a hundred times what it costs where
 // all are written.
 func TestP10MetadataOfScatteredWrites(t *testing.T) {
+	onScattered(t, -1, 8, costOfScattered)
+}
+
+func costOfScattered(t *testing.T, e *place, s *layer.Store) {
 	const leaves = 8
-	e, s := scatteredPool(t, -1, leaves)
 	cost := func(count, stride int) int64 {
 		snapshot(t, s, "s", "parent")
 		before := *status(t, e).MetadataUsed
