@@ -34,6 +34,7 @@ const (
 	Docker     Feature = "docker"     // dockerd and what it needs: scripts/deps docker has run
 	Containerd Feature = "containerd" // containerd 1.6 and 2.x with runc: scripts/deps containerd has run
 	Clients    Feature = "clients"    // containerd 1.7 and dockerd 29: scripts/deps clients has run
+	TCG        Feature = "tcg"        // QEMU with a kernel, in a virtual machine or not: scripts/deps qemu has run
 	Guest      Feature = "guest"      // a virtual machine of this run: a test may do its worst
 	Host       Feature = "host"       // not a virtual machine of this run
 	VM         Feature = "vm"         // a virtual machine can be started: scripts/deps has run, this is none
@@ -58,6 +59,7 @@ var probes = map[Feature]func() error{
 	Docker:     needCached("tools/usr/sbin/dockerd", "scripts/deps docker"),
 	Containerd: needCached("gotools/containerd-v2.4.2/containerd-shim-runc-v2", "scripts/deps containerd"),
 	Clients:    all(needCached("gotools/containerd-v1.7.35/ctr", "scripts/deps clients"), needCached("gotools/docker29-v2.0.0-beta.24/docker", "scripts/deps clients")),
+	TCG:        all(needCached("qemu/boot", "scripts/deps qemu"), needCached("tools/usr/bin/qemu-system-x86_64", "scripts/deps qemu")),
 	Guest:      needGuest,
 	Host:       needHost,
 	VM:         needVM,
