@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -32,6 +33,7 @@ type Reaping struct {
 type Reaped struct {
 	Deleted int // thin devices
 	InUse   int // thin devices that somebody still has open: they stay for later
+	Failed  int // thin devices that could not be deleted, as the error says, and kept no other from it
 }
 
 // Reap finishes removals: it gives back to the backing what only the removed nodes had, with a pause after each step that is as long as
@@ -41,20 +43,43 @@ type Reaped struct {
 // Where ctx ends, the error is its cause, and the rest is left to the next one.
 func (s *Store) Reap(ctx context.Context, progress func(Reaping)) (Reaped, error) {
 	var r Reaped
+	f := failures{ids: map[metadata.ThinID]bool{}}
+	defer func() { s.rememberFailing(f.ids) }()
 	for {
 		began := time.Now()
-		more, err := s.reapSome(ctx, &r, progress)
+		more, err := s.reapSome(ctx, &r, &f, progress)
 		if err == nil && more {
 			err = rest(ctx, time.Since(began)/reapParts)
 		}
 		if err != nil || !more {
-			return r, opError("reap", "removed nodes", err)
+			r.Failed = len(f.ids)
+			return r, opError("reap", "removed nodes", errors.Join(err, f.first))
 		}
 	}
 }
 
+// failures are what a Reap could not delete.
+type failures struct {
+	ids   map[metadata.ThinID]bool
+	first error // of one go: there may be thousands
+}
+
+// take leaves what failed to the next Reap, so that it does not keep others from their turn. What else has failed is returned.
+func (f *failures) take(ctx context.Context, failed []metadata.ThinID, err error) error {
+	if len(failed) == 0 || ctx.Err() != nil {
+		return err
+	}
+	for _, id := range failed {
+		f.ids[id] = true
+	}
+	if f.first == nil {
+		f.first = err
+	}
+	return nil
+}
+
 // reapSome is one go of Reap; it tells whether another one would find work.
-func (s *Store) reapSome(ctx context.Context, r *Reaped, progress func(Reaping)) (more bool, err error) {
+func (s *Store) reapSome(ctx context.Context, r *Reaped, f *failures, progress func(Reaping)) (more bool, err error) {
 	o, err := s.beginReap(ctx)
 	if o == nil || err != nil {
 		return false, err
@@ -66,7 +91,9 @@ func (s *Store) reapSome(ctx context.Context, r *Reaped, progress func(Reaping))
 	}
 	left := append(tombs, inFlight...)
 	s.forgetOpen(left)
-	ready := o.closed(left)
+	closed := o.closed(left)
+	open := len(left) - len(closed)
+	ready := without(closed, f.ids)
 	some := ready[:min(len(ready), reapAtOnce)]
 	c := cleaning{budget: reapDiscards}
 	if progress != nil {
@@ -75,16 +102,17 @@ func (s *Store) reapSome(ctx context.Context, r *Reaped, progress func(Reaping))
 		}
 	}
 	err = o.cleanAll(ctx, some, &c)
+	err = f.take(ctx, c.failed, err)
 	s.rememberOpen(c.open)
 	r.Deleted += c.gone
-	r.InUse = len(left) - len(ready) + len(c.open)
+	r.InUse = open + len(c.open)
 	if err == nil {
 		err = pointReapSettle.Hit()
 	}
 	if err == nil && c.gone > 0 { // else whoever opens the pool next looks at them again
 		err = o.update(ctx, func(*metadata.Tx) error { return nil })
 	}
-	worked := c.gone > 0 || c.more > 0
+	worked := c.gone > 0 || c.more > 0 || len(c.failed) > 0
 	return worked && (c.more > 0 || len(some) < len(ready)), err
 }
 
@@ -162,7 +190,8 @@ func (s *Store) finishSome(ctx context.Context, id metadata.ThinID, c *cleaning)
 }
 
 // WaitTombstones waits until there is something for Reap to do, and returns the cause where ctx ends first. In a pool that does not run there is nothing to do, and what somebody still had
-// open when this process reaped last is nothing to do until he has closed it.
+// open when this process reaped last is nothing to do until he has closed it. What somebody is at work on is nothing to do until he has ended, and what the last Reap failed to delete is to be
+// tried again by whoever thinks it time.
 func (s *Store) WaitTombstones(ctx context.Context) error {
 	watch, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -171,16 +200,40 @@ func (s *Store) WaitTombstones(ctx context.Context) error {
 		return opError("watch", "removed nodes", err)
 	}
 	for {
-		ok, err := s.anythingToReap(ctx)
+		ok, busy, err := s.anythingToReap(ctx)
 		if ok || err != nil {
 			return opError("watch", "removed nodes", err)
 		}
-		if _, ok := <-changes; !ok {
-			if err := context.Cause(ctx); err != nil {
-				return err
-			}
-			return opError("watch", "removed nodes", errors.New("the kernel tells no more of what happens"))
+		if ok, err = s.waitChange(watch, changes, busy); err == nil && !ok {
+			err = errors.New("the kernel tells no more of what happens")
 		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		if err != nil {
+			return opError("watch", "removed nodes", err)
+		}
+	}
+}
+
+// waitChange waits until something has changed, or whoever is at work on a thin device, if there is one, has ended. Then there need be no change: he may have died. It is false
+// where nothing will be told any more.
+func (s *Store) waitChange(ctx context.Context, changes <-chan struct{}, busy *Work) (bool, error) {
+	if busy == nil {
+		_, ok := <-changes
+		return ok, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- s.WaitFor(ctx, *busy) }()
+	select {
+	case _, ok := <-changes:
+		cancel()
+		<-ended
+		return ok, nil
+	case err := <-ended:
+		cancel()
+		return true, err
 	}
 }
 
@@ -202,13 +255,14 @@ func (s *Store) isQuiet(ctx context.Context) (bool, error) {
 	return version != 0 && version == s.quiet.Load(), err
 }
 
-func (s *Store) anythingToReap(ctx context.Context) (bool, error) {
+// anythingToReap tells whether there is something to do, and where there will be when somebody has ended, what he is at work on.
+func (s *Store) anythingToReap(ctx context.Context) (ok bool, busy *Work, err error) {
 	if quiet, err := s.isQuiet(ctx); quiet || err != nil {
-		return false, err
+		return false, nil, err
 	}
 	session, err := s.pool.EnterRunning(ctx)
 	if err != nil || session == nil {
-		return false, err
+		return false, nil, err
 	}
 	o := &op{Session: session, s: s}
 	defer o.Exit()
@@ -222,9 +276,21 @@ func (s *Store) anythingToReap(ctx context.Context) (bool, error) {
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("look for removed nodes: %w", err)
+		return false, nil, fmt.Errorf("look for removed nodes: %w", err)
 	}
-	return len(o.closed(left)) > 0, nil
+	for _, id := range without(o.closed(left), s.failedLast()) {
+		held, err := o.LockedByOthers(id)
+		if err != nil || !held {
+			return err == nil, nil, err
+		}
+		busy = &Work{id}
+	}
+	return false, busy, nil
+}
+
+// without leaves out some of the ids.
+func without(ids []metadata.ThinID, not map[metadata.ThinID]bool) []metadata.ThinID {
+	return slices.DeleteFunc(ids, func(id metadata.ThinID) bool { return not[id] })
 }
 
 // closed leaves out what this process found open and that still is.
@@ -260,6 +326,18 @@ func (s *Store) rememberOpen(ids []metadata.ThinID) {
 	for _, id := range ids {
 		s.inUse[id] = true
 	}
+}
+
+func (s *Store) rememberFailing(ids map[metadata.ThinID]bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failing = ids
+}
+
+func (s *Store) failedLast() map[metadata.ThinID]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.failing // never changed, only replaced
 }
 
 // forgetOpen forgets what is not to be deleted any more.

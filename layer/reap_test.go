@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -109,6 +111,86 @@ func TestWaitTombstones(t *testing.T) {
 			t.Errorf("%+v", r)
 		}
 		mustFail(t, s.WaitTombstones(ended), context.Canceled)
+	}
+}
+
+// What somebody else is deleting is no reason to look again and again, and is looked at when he has ended, also by dying.
+func TestWaitTombstonesAtWork(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s, ctx := e.Open(t), pooltest.Context(t)
+	makeLayer(t, s, "base", "", nil)
+	makeSnapshot(t, s, "s", "base")
+	c := pooltest.Start(t, pooltest.Job{
+		Op: "node", Dirs: e.Dirs, Pool: e.Name, Args: []string{"ext4", "remove", ""}, Action: pooltest.ActionStop, Point: "layer.remove.tombstone",
+	})
+	c.WaitStopped()
+	var turns atomic.Int64
+	deleted := make(chan error)
+	go func() {
+		for {
+			turns.Add(1)
+			err := s.WaitTombstones(ctx)
+			var r layer.Reaped
+			if err == nil {
+				r, err = s.Reap(ctx, nil)
+			}
+			if err != nil || r.Deleted > 0 {
+				deleted <- err
+				return
+			}
+		}
+	}()
+	other := e.Open(t)
+	for i := range 50 {
+		must(t, other.Label(ctx, "base", map[string]string{"n": strconv.Itoa(i)}, nil))
+	}
+	if n := turns.Load(); n > 10 {
+		t.Errorf("looked %d times for what another one is at work on", n)
+	}
+	c.Kill()
+	must(t, <-deleted)
+}
+
+// Thin devices that cannot be deleted do not keep the others from it, nor are they tried without end.
+func TestReapGoesOn(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s, ctx := e.Open(t), pooltest.Context(t)
+	makeLayer(t, s, "base", "", nil)
+	const bad, good = 64, 3
+	for i := range bad + good {
+		makeSnapshot(t, s, fmt.Sprintf("n%d", i), "base")
+		removeLater(t, s, fmt.Sprintf("n%d", i))
+	}
+	hits := 0
+	fault.Set(func(p string) error {
+		if p != "layer.recover.deactivated" {
+			return nil
+		}
+		if hits++; hits <= bad {
+			return pooltest.ErrInjected
+		}
+		return nil
+	})
+	defer fault.Set(nil)
+	r, err := s.Reap(ctx, nil)
+	if !errors.Is(err, pooltest.ErrInjected) || r.Deleted != good || r.Failed != bad {
+		t.Errorf("%+v, %v", r, err)
+	}
+	// Only what comes anew is worth a look.
+	makeSnapshot(t, s, "late", "base")
+	heard := make(chan error, 1)
+	go func() { heard <- s.WaitTombstones(ctx) }()
+	must(t, s.Label(ctx, "base", map[string]string{"for": "nothing"}, nil))
+	select {
+	case err := <-heard:
+		t.Errorf("waited for nothing: %v", err)
+	default:
+		removeLater(t, s, "late")
+		must(t, <-heard)
+	}
+	r, err = s.Reap(ctx, nil)
+	if err != nil || r.Deleted != bad+1 || r.Failed != 0 {
+		t.Errorf("again: %+v, %v", r, err)
 	}
 }
 

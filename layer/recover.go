@@ -67,6 +67,7 @@ type cleaning struct {
 	gone   int               // how many were deleted
 	more   int               // how many have more to discard than the budget allows
 	open   []metadata.ThinID // what somebody has open
+	failed []metadata.ThinID // what an error is about
 	// progress, unless nil, is told how much of a thin device was discarded.
 	progress func(id metadata.ThinID, done, total int64)
 }
@@ -119,6 +120,7 @@ func (o *op) cleanLocked(ctx context.Context, locked []metadata.ThinID, c *clean
 	for _, id := range dead {
 		if err := o.clean(ctx, id, c); err != nil {
 			all = errors.Join(all, fmt.Errorf("thin device %d: %w", id, err))
+			c.failed = append(c.failed, id)
 		}
 		if ctx.Err() != nil {
 			break

@@ -27,7 +27,8 @@ type Store struct {
 	gone map[metadata.ThinID]bool // seen gone under their own lock; to be settled with the next write
 	life uint64                   // of the pool, see enterLife
 
-	inUse map[metadata.ThinID]bool // removed, and found open by somebody when this process reaped last
+	inUse   map[metadata.ThinID]bool // removed, and found open by somebody when this process reaped last
+	failing map[metadata.ThinID]bool // could not be deleted then
 
 	recoverDue bool            // see crowd
 	recoverAt  metadata.ThinID // high mark from which on it is due again
@@ -310,7 +311,7 @@ func (s *Store) enterLife(record metadata.Pool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if life := pool.LifeTag(record); life != s.life {
-		s.life, s.recoverAt = life, 0
+		s.life, s.recoverAt, s.failing = life, 0, nil
 		clear(s.gone)
 	}
 }

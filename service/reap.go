@@ -7,11 +7,8 @@ import (
 	"github.com/dmlayer/dmlayer/layer"
 )
 
-// reapAgain is how long what failed is left alone, and reapSoon what somebody else is at work on.
-const (
-	reapAgain = time.Minute
-	reapSoon  = 20 * time.Millisecond
-)
+// reapAgain is how long what failed is left alone.
+const reapAgain = time.Minute
 
 // reaper gives back what removed nodes had, as soon as there is any: those who remove them leave it to whoever serves the pool.
 type reaper struct {
@@ -22,16 +19,13 @@ type reaper struct {
 // run is the task.
 func (r reaper) run(ctx context.Context) error {
 	failing := ""
+	var done layer.Reaped
 	for ctx.Err() == nil {
-		err := r.store.WaitTombstones(ctx)
-		var done layer.Reaped
-		if err == nil {
+		err := r.await(ctx, done.Failed > 0)
+		if done = (layer.Reaped{}); err == nil {
 			if done, err = r.store.Reap(ctx, nil); done.Deleted > 0 {
 				r.c.Logger.Info("deleted what removed nodes had", "thin devices", done.Deleted)
 			}
-		}
-		if err == nil && done.Deleted == 0 {
-			wait(ctx, reapSoon)
 		}
 		if err == nil || ctx.Err() != nil {
 			failing = ""
@@ -41,12 +35,28 @@ func (r reaper) run(ctx context.Context) error {
 			failing = text
 			r.c.Logger.Warn("removed nodes are not deleted, and tried again later", "error", err)
 		}
-		wait(ctx, reapAgain)
+		if done.Failed == 0 {
+			wait(ctx, reapAgain)
+		}
 	}
 	return nil
 }
 
-// wait keeps what cannot be done yet from being tried without end.
+// await waits until there is something to reap, or where some of that has failed it is time to try it again.
+func (r reaper) await(ctx context.Context, failed bool) error {
+	if !failed {
+		return r.store.WaitTombstones(ctx)
+	}
+	until, cancel := context.WithTimeout(ctx, reapAgain)
+	defer cancel()
+	err := r.store.WaitTombstones(until)
+	if until.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+// wait keeps what fails from being tried without end.
 func wait(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
