@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
@@ -28,6 +30,8 @@ type SpaceStatus struct {
 	DataMax     *int64 `json:"dataMax"`
 	MetadataMax *int64 `json:"metadataMax"`
 	HostFree    *int64 `json:"hostFree"`
+	// DataAllocated is what the data file takes there; null where the data is no file.
+	DataAllocated *int64 `json:"dataAllocated"`
 
 	DiscardMode *string `json:"discardMode"` // what the kernel does with discards, whatever was asked for
 	WhenFull    *string `json:"whenFull"`    // "error" or "queue": what a write gets that needs a block of a full pool
@@ -60,6 +64,13 @@ func (st *Status) describeSpace(r metadata.Pool, writable int64) {
 func (p *Pool) lookBelow(ctx context.Context, st *Status) {
 	if served, err := p.Served(ctx); err == nil {
 		st.Served = &served
+	}
+	if p.record.Backing.Type == BackingLoopback {
+		var file unix.Stat_t
+		if err := unix.Stat(p.files.data(), &file); err == nil {
+			bytes := file.Blocks * 512
+			st.DataAllocated = &bytes
+		}
 	}
 	b, err := p.backing()
 	if err != nil {

@@ -46,6 +46,9 @@ func TestP03RemovedLayersGiveTheHostItsBlocksBack(t *testing.T) {
 			t.Errorf("used %d, then %d; below %d, then %d; free there %d, then %d", *before.DataUsed, *after.DataUsed, onDisk, onHost(t, e.below),
 				*full.HostFree, *after.HostFree)
 		}
+		if file := e.backing == "loopback"; file != (after.DataAllocated != nil) || file && *after.DataAllocated > *full.DataAllocated-size {
+			t.Errorf("allocated below: %v, then %v", full.DataAllocated, after.DataAllocated)
+		}
 		if *after.DiscardMode != "passdown" {
 			t.Errorf("discards: %s", *after.DiscardMode)
 		}

@@ -37,6 +37,7 @@ func checkPoolSpace(name string, p pool.Status) []checkRecord {
 	}
 	checkOvercommit(p, warn)
 	checkHost(p, warn)
+	checkKept(p, warn)
 	if p.DiscardMode != nil && *p.DiscardMode != p.Discard {
 		warn("discards", fmt.Sprintf("%s, though %s was asked for: the device below takes none, or none as large as a block of the pool",
 			*p.DiscardMode, p.Discard), "what is removed is free for the pool, not for what it lies on")
@@ -65,6 +66,24 @@ func checkOvercommit(p pool.Status, warn func(what, detail, advice string, args 
 	}
 	warn("over-commitment", fmt.Sprintf("snapshots and volumes could come to take %s, %.0f%% of the data", humanSize(p.VirtualTotal), *p.Overcommit),
 		"watch it, let it grow (dmlayer serve), or set a ceiling when you make a pool (--overcommit)")
+}
+
+// Of how much more than is in use a data file may take doctor says nothing: so many bytes, and such a part of what is in use, in percent.
+const (
+	keptLeast = 64 << 20
+	keptPart  = 20
+)
+
+// checkKept tells of a data file that takes much more than is in use: nodes that came and went have left it there.
+func checkKept(p pool.Status, warn func(what, detail, advice string, args ...any)) {
+	if p.DataAllocated == nil || p.DataUsed == nil {
+		return
+	}
+	kept := *p.DataAllocated - *p.DataUsed
+	if kept <= max(keptLeast, *p.DataUsed/100*keptPart) {
+		return
+	}
+	warn("kept", fmt.Sprintf("its data file takes %s more than is in use", humanSize(kept)), "dmlayer pool trim %s gives that back; dmlayer serve does by itself", p.Name)
 }
 
 // checkHost tells of a host that cannot give what a sparse data file was promised.

@@ -36,6 +36,10 @@ func TestCheckPoolSpace(t *testing.T) {
 		{"discards do not reach", func(p *pool.Status) { p.DiscardMode = word("nopassdown") }, "discards"},
 		{"loopback", func(p *pool.Status) { p.Backing = "loopback" }, "backing"},
 		{"host nearly full", func(p *pool.Status) { p.Backing, p.HostFree = "loopback", size(1<<20) }, "host"},
+		{"the file keeps much", func(p *pool.Status) { p.DataAllocated = size(100 << 20) }, "kept"},
+		{"the file keeps a little", func(p *pool.Status) {
+			p.DataUsed, p.DataTotal, p.DataMax, p.DataAllocated = size(10<<30), size(20<<30), size(30<<30), size(11<<30)
+		}, ""},
 		{"host larger than the file", func(p *pool.Status) { p.HostFree = size(10 << 30) }, ""},
 		{"host smaller than the file", func(p *pool.Status) {
 			p.Backing, p.HostFree, p.DataTotal, p.DataUsed = "loopback", size(10<<30), size(50<<30), size(1<<30)

@@ -68,6 +68,9 @@ func belowPool(p pool.Status) string {
 		return "not known"
 	}
 	text := humanSize(*p.HostFree) + " free"
+	if p.DataAllocated != nil {
+		text += "; the data file takes " + humanSize(*p.DataAllocated)
+	}
 	if p.DataMax != nil && p.MetadataMax != nil {
 		text += fmt.Sprintf("; data could have %s, metadata %s", humanSize(*p.DataMax), humanSize(*p.MetadataMax))
 	}
