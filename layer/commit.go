@@ -92,7 +92,7 @@ func (o *op) unclaimed(n metadata.Node) error {
 func (o *op) commitCopy(ctx context.Context, src metadata.Node, name string, co CommitOptions) (Node, error) {
 	n := metadata.Node{
 		Name: name, Kind: metadata.KindLayer, Parent: src.Parent, Size: src.Size, FS: src.FS,
-		Created: time.Now().UTC(), Labels: co.Labels, Attrs: co.Attrs,
+		Created: time.Now().UTC(), Labels: co.Labels, Attrs: co.Attrs, Grown: src.Grown,
 	}
 	var err error
 	if n.ID, err = o.snapshotOf(ctx, src); err != nil {

@@ -59,6 +59,11 @@ func (c *chain) tryRun(ctx context.Context) (filled bool, err error) {
 	if err := trusted(parent, "mount"); err != nil {
 		return false, err
 	}
+	for _, l := range c.todo {
+		if err := o.CheckSectors(l.Options.Size); err != nil {
+			return false, err
+		}
+	}
 	if w.node.ID, err = o.snapshotOf(ctx, parent); err != nil {
 		return false, err
 	}

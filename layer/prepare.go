@@ -60,9 +60,12 @@ func (p *preparation) run(ctx context.Context) error {
 	defer o.Exit()
 	n := metadata.Node{
 		Name: p.name, Kind: metadata.Kind(p.so.Kind), Parent: parent.Key, Size: max(p.so.Size, parent.Size), FS: parent.FS,
-		Created: time.Now().UTC(), Labels: p.so.Labels, Attrs: p.so.Attrs, Foreign: parent.Foreign,
+		Created: time.Now().UTC(), Labels: p.so.Labels, Attrs: p.so.Attrs, Foreign: parent.Foreign, Grown: parent.Grown || p.so.Size > parent.Size,
 	}
 	if err := trusted(n, "mount"); err != nil {
+		return err
+	}
+	if err := o.CheckSectors(n.Size); err != nil {
 		return err
 	}
 	if err := o.admitWritable(ctx, canWrite(n)); err != nil {
