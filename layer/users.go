@@ -242,6 +242,9 @@ func (o *op) users(id metadata.ThinID) (map[string]int, error) {
 	users := make(map[string]int, len(entries))
 	for _, e := range entries {
 		text, err := readSmall(filepath.Join(o.userDir(id), e.Name()))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // it is looked at without the node's lock, and he has just gone
+		}
 		if err != nil {
 			return nil, fmt.Errorf("users of thin device %d: %w", id, err)
 		}

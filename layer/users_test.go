@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -139,4 +140,22 @@ func TestPruneKeeper(t *testing.T) {
 	if err != nil || len(gone) != 1 || gone[0] != "free" {
 		t.Errorf("pruned %v, %v", gone, err)
 	}
+}
+
+// A user who goes while all are looked at is no error.
+func TestMountUsersGoing(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s, ctx := e.Open(t), pooltest.Context(t)
+	makeSnapshot(t, s, "s", "")
+	mountFor(t, s, "s", "one")
+	n, err := e.Node(ctx, "s")
+	must(t, err)
+	dirs, err := filepath.Glob(filepath.Join(e.Dirs.Run, "*", "*", "users", strconv.FormatUint(uint64(n.ID), 10)))
+	if err != nil || len(dirs) != 1 {
+		t.Fatalf("counted in %q, %v", dirs, err)
+	}
+	must(t, os.Symlink("gone", filepath.Join(dirs[0], "two"))) // is listed, and not there when it is read
+	mustUsers(t, s, layer.MountUser{Node: "s", Kind: layer.KindSnapshot, User: "one", Count: 1})
+	must(t, os.Remove(filepath.Join(dirs[0], "two")))
+	must(t, s.UnmountFor(ctx, "s", "one"))
 }
