@@ -34,6 +34,7 @@ type device struct {
 type seen struct {
 	id     metadata.ThinID
 	absent bool
+	unmade bool // it had one without a table, until now
 	dev    devmapper.DevNum
 }
 
@@ -314,7 +315,7 @@ func (o *op) removeUnmade(id metadata.ThinID) error {
 		return nil
 	}
 	if err == nil {
-		o.seen = seen{id: id, absent: true}
+		o.seen = seen{id: id, absent: true, unmade: true}
 	}
 	return err
 }

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
@@ -32,7 +34,7 @@ const recoverDiscards = 1 << 30
 // with the lock in hand.
 func (o *op) recover(ctx context.Context) error {
 	defer func() { o.seen = seen{} }() // of nodes whose locks are given back
-	if err := o.settleMarked(); err != nil {
+	if err := o.settleMarked(ctx); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	if o.Writable() != nil {
@@ -294,7 +296,7 @@ func (o *op) removeBlobs(id metadata.ThinID) error {
 
 // settleMarked brings the devices to rest that dead processes were changing: it resumes what is
 // suspended and deactivates what nobody has open or claims.
-func (o *op) settleMarked() error {
+func (o *op) settleMarked(ctx context.Context) error {
 	ids, err := o.Marked()
 	if err != nil {
 		return err
@@ -308,7 +310,7 @@ func (o *op) settleMarked() error {
 		if !ok {
 			continue // its owner lives
 		}
-		err = o.settleDevice(id)
+		err = o.settleDevice(ctx, id)
 		if err == nil {
 			err = o.ClearMark(id)
 		}
@@ -319,17 +321,40 @@ func (o *op) settleMarked() error {
 }
 
 // settleDevice is settleMarked for one device, whose lock is held. One that somebody views goes when he
-// ends, whichever way. A claim on what has no device is of one who died before he gave it out.
-func (o *op) settleDevice(id metadata.ThinID) error {
+// ends, whichever way. A claim on what has no device is of one who died before he gave it out, unless he died while he made it anew
+// for one who had been promised it before.
+func (o *op) settleDevice(ctx context.Context, id metadata.ThinID) error {
 	if err := o.resumeDead(id); err != nil {
 		return err
 	}
+	unmade := o.seen.id == id && o.seen.unmade
 	_, err := o.dm().Info(o.ref(id))
 	if errors.Is(err, devmapper.ErrNotFound) {
+		if unmade {
+			if promised, err := o.wasPromised(ctx, id); promised || err != nil {
+				return err
+			}
+		}
 		return o.unclaimAll(id)
 	}
 	if err != nil {
 		return err
 	}
 	return o.release(metadata.Node{ID: id})
+}
+
+// wasPromised tells whether a node's link is there, which is made last when it is given out.
+func (o *op) wasPromised(ctx context.Context, id metadata.ThinID) (bool, error) {
+	var n metadata.Node
+	err := o.view(ctx, func(tx *metadata.Tx) (err error) {
+		n, err = tx.NodeByID(id)
+		return err
+	})
+	if err == nil {
+		_, err = os.Lstat(filepath.Join(o.s.pool.DeviceDir(), n.Name))
+	}
+	if errors.Is(err, errs.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/layer"
+	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/test/pooltest"
 )
 
@@ -30,6 +31,33 @@ func TestKilledMakingClaimedDevice(t *testing.T) {
 		sc.handedOut("x-s")
 		must(t, sc.s.Detach(sc.ctx, "x-s"))
 	})
+}
+
+// A process is killed while it makes the device anew of a node that somebody was promised before: his word stays.
+func TestKilledMakingPromisedDevice(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s, ctx := e.Open(t), pooltest.Context(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	mine := layer.ClaimOptions{Claim: testClaim}
+	_, err := s.Activate(ctx, "base", mine)
+	must(t, err)
+	n, err := e.Node(ctx, "base")
+	must(t, err)
+	uuid := e.DeviceUUID(ctx, n.ID)
+	_, err = s.Devmapper().Remove(devmapper.ByUUID(uuid), devmapper.RemoveOptions{})
+	must(t, err)
+	_, err = s.Devmapper().Create(devmapper.Name(uuid), uuid)
+	must(t, err)
+	mark(t, e, int64(n.ID))
+	s = e.Open(t)
+	if _, err := s.Devmapper().Info(devmapper.ByUUID(uuid)); !errors.Is(err, devmapper.ErrNotFound) {
+		t.Errorf("the device is left: %v", err)
+	}
+	mustFail(t, s.Remove(ctx, "base"), layer.ErrBusy)
+	d, err := s.Activate(ctx, "base", mine)
+	must(t, err)
+	_, err = os.Stat(d.Path)
+	must(t, errors.Join(err, s.Deactivate(ctx, "base", testClaim)))
 }
 
 // A process is killed after its claim, before it has made the device that it attaches: the claim was of nobody who
