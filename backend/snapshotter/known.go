@@ -26,10 +26,11 @@ const (
 
 // standing is what a new snapshot stands on.
 type standing struct {
-	node  string // of the parent; "" is none
-	floor int64  // size of the parent
-	known string // the layer that it is to become, where the pool has it
-	there bool   // a committed snapshot stands for that already, on the same parent
+	parent record
+	node   string // of the parent; "" is none
+	floor  int64  // size of the parent
+	known  string // the layer that it is to become, where the pool has it
+	there  bool   // a committed snapshot stands for that already, on the same parent
 }
 
 // stand looks at what a new snapshot stands on, all at one moment.
@@ -39,6 +40,9 @@ func (s *Snapshotter) stand(ctx context.Context, r record) (standing, error) {
 		on, err = stands(tx, r)
 		return err
 	})
+	if err == nil && on.parent.key != "" {
+		s.seen.put(on.parent)
+	}
 	return on, err
 }
 
@@ -51,7 +55,7 @@ func stands(tx documents, r record) (standing, error) {
 	if err != nil {
 		return on, err
 	}
-	on.node = p.node
+	on.node, on.parent = p.node, p
 	if on.node != "" && r.Labels[snapshots.LabelSnapshotMaxSize] != "" {
 		n, err := tx.Node(on.node)
 		if err != nil {
@@ -153,7 +157,6 @@ func (s *Snapshotter) stage(ctx context.Context, r record, node string) ([]mount
 
 // commitStaged commits a key for the layer that a staged snapshot stands for.
 func (s *Snapshotter) commitStaged(ctx context.Context, from, to record) error {
-	to.node = from.node
 	_, err := s.store.Drop(ctx, from.node, claimOf(from.key), func(tx *layer.DocTx) error {
 		if _, err := parentOf(tx, to); err != nil {
 			return err

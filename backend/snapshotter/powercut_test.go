@@ -28,7 +28,7 @@ func TestPowerCut(t *testing.T) {
 	must(t, pool.Create(pooltest.Context(t), dirs, pool.Spec{Name: e.Name, DataSize: 256 << 20, BaseSize: 64 << 20}))
 	t.Cleanup(func() { _ = pool.Stop(pooltest.Context(t), dirs, e.Name) }) // of a test that failed
 	text := bytes.Repeat([]byte("what a layer holds\n"), 10000)
-	const layers = 3
+	const layers = 2
 	commitAll(t, e, disk, text, layers)
 	must(t, disk.Remove())
 	r := disk.Replay()
@@ -56,8 +56,9 @@ func commitAll(t *testing.T, e *pooltest.Env, disk *pooltest.Disk, text []byte, 
 	ctx := pooltest.Context(t)
 	store, err := layer.Open(ctx, e.Config())
 	must(t, err)
+	t.Cleanup(func() { _ = store.Close() }) // of a test that failed
 	client := dialed(t, store)
-	disk.Mark("answered create")
+	disk.Mark("answered-create")
 	fault.Set(func(point string) error {
 		disk.Mark("at-" + point)
 		return nil
@@ -71,7 +72,7 @@ func commitAll(t *testing.T, e *pooltest.Env, disk *pooltest.Disk, text []byte, 
 		m[0].Options = append(m[0].Options, "nobarrier")
 		with(t, m, func(dir string) { must(t, os.WriteFile(filepath.Join(dir, name), text, 0o600)) })
 		must(t, client.Commit(ctx, name, "active"))
-		disk.Mark("answered " + name)
+		disk.Mark("answered-" + name)
 		parent = name
 	}
 	must(t, store.Close())

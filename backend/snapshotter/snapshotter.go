@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"sync"
@@ -21,6 +22,8 @@ import (
 // Snapshotter is containerd's interface to a pool. It is safe for concurrent use, also together with other processes that use the pool.
 type Snapshotter struct {
 	store *layer.Store
+
+	seen seen
 
 	mu    sync.Mutex
 	usage usage
@@ -81,6 +84,14 @@ func newRecord(kind snapshots.Kind, key, parent string, labels map[string]string
 }
 
 func (s *Snapshotter) prepare(ctx context.Context, r record) ([]mount.Mount, error) {
+	_, sized := r.Labels[snapshots.LabelSnapshotMaxSize]
+	if node, ok := s.parentSeen(r); ok && !sized && r.Labels[snapshots.LabelSnapshotRef] == "" {
+		mounts, err := s.prepareNode(ctx, r, node, 0, false)
+		if !wrong(err) {
+			return mounts, err
+		}
+		s.seen.drop(r.Parent)
+	}
 	on, err := s.stand(ctx, r)
 	if err != nil {
 		return nil, err
@@ -100,22 +111,12 @@ func (s *Snapshotter) prepareNode(ctx context.Context, r record, parent string, 
 	r.node = newNode()
 	so := layer.SnapshotOptions{Parent: parent, Size: size, Attrs: map[string]string{attrKey: r.key}}
 	co := layer.ClaimOptions{Claim: claimOf(r.key), ReadOnly: readOnly}
-	_, d, err := s.store.Prepare(ctx, r.node, so, co, func(tx *layer.DocTx) error { return add(tx, r) })
+	_, d, err := s.store.Prepare(ctx, r.node, so, co, func(tx *layer.DocTx) error { return addOn(tx, r, parent) })
 	if err != nil {
 		return nil, err
 	}
+	s.seen.put(r)
 	return mounts(d), nil
-}
-
-// add records a snapshot whose parent must be there still.
-func add(tx documents, r record) error {
-	if err := free(tx, r.key); err != nil {
-		return err
-	}
-	if _, err := parentOf(tx, r); err != nil {
-		return err
-	}
-	return put(tx, r)
 }
 
 // View makes a read-only snapshot: of a committed one without a device of its own, of nothing with one.
@@ -135,22 +136,30 @@ func (s *Snapshotter) view(ctx context.Context, r record) ([]mount.Mount, error)
 		}
 		return s.prepareNode(ctx, r, "", 0, true)
 	}
-	// The document comes first: a claim that nothing names would stay.
-	err := s.store.UpdateDocuments(ctx, func(tx *layer.DocTx) error {
-		if err := free(tx, r.key); err != nil {
-			return err
+	if node, ok := s.parentSeen(r); ok {
+		mounts, err := s.viewNode(ctx, r, node)
+		if !wrong(err) {
+			return mounts, err
 		}
-		p, err := parentOf(tx, r)
-		if err != nil {
-			return err
-		}
-		r.node = p.node
-		return put(tx, r)
-	})
+		s.seen.drop(r.Parent)
+	}
+	on, err := s.stand(ctx, r)
 	if err != nil {
 		return nil, err
 	}
-	return s.activate(ctx, r)
+	return s.viewNode(ctx, r, on.node)
+}
+
+// viewNode records a view of a node, and activates that for it. The document comes first: a claim that nothing names would stay.
+func (s *Snapshotter) viewNode(ctx context.Context, r record, node string) ([]mount.Mount, error) {
+	r.node = node
+	co := layer.ClaimOptions{Claim: claimOf(r.key), ReadOnly: true}
+	d, err := s.store.ActivateWith(ctx, node, co, func(tx *layer.DocTx) error { return addOn(tx, r, node) })
+	if err != nil {
+		return nil, err
+	}
+	s.seen.put(r)
+	return mounts(d), nil
 }
 
 // Mounts returns how an active snapshot or a view is mounted, and sees to it that its device is there: after a reboot it is not.
@@ -211,6 +220,14 @@ func (s *Snapshotter) Commit(ctx context.Context, name, key string, opts ...snap
 }
 
 func (s *Snapshotter) commit(ctx context.Context, name, key string, base snapshots.Info) error {
+	_, taken := s.seen.get(name)
+	if from, ok := s.seen.get(key); ok && !taken && from.kind() == snapshots.KindActive {
+		err := s.commitFrom(ctx, from, name, base)
+		if !wrong(err) {
+			return err
+		}
+		s.seen.drop(key)
+	}
 	var from record
 	err := s.store.ViewDocuments(ctx, func(tx *layer.DocTx) (err error) {
 		from, err = committable(tx, name, key)
@@ -219,9 +236,13 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, base snapsho
 	if err != nil {
 		return err
 	}
+	return s.commitFrom(ctx, from, name, base)
+}
+
+func (s *Snapshotter) commitFrom(ctx context.Context, from record, name string, base snapshots.Info) (err error) {
 	if base.Parent != "" && base.Parent != from.Parent {
 		if !from.Staged || from.Parent != "" {
-			return fmt.Errorf("snapshot %q stands on %q and cannot be put on %q: %w", key, from.Parent, base.Parent, errdefs.ErrInvalidArgument)
+			return fmt.Errorf("snapshot %q stands on %q and cannot be put on %q: %w", from.key, from.Parent, base.Parent, errdefs.ErrInvalidArgument)
 		}
 	}
 	to := newRecord(snapshots.KindCommitted, name, from.Parent, base.Labels)
@@ -229,13 +250,19 @@ func (s *Snapshotter) commit(ctx context.Context, name, key string, base snapsho
 		if base.Parent != "" {
 			to.Parent = base.Parent
 		}
-		return s.commitStaged(ctx, from, to)
+		to.node = from.node
+		err = s.commitStaged(ctx, from, to)
+	} else {
+		to.node = newNode()
+		_, err = s.store.Commit(ctx, from.node, to.node, layer.CommitOptions{
+			Move: true, Claim: claimOf(from.key), Attrs: map[string]string{attrKey: name},
+			Documents: func(tx *layer.DocTx) error { return replace(tx, from, to) },
+		})
 	}
-	to.node = newNode()
-	_, err = s.store.Commit(ctx, from.node, to.node, layer.CommitOptions{
-		Move: true, Claim: claimOf(key), Attrs: map[string]string{attrKey: name},
-		Documents: func(tx *layer.DocTx) error { return replace(tx, from, to) },
-	})
+	if err == nil {
+		s.seen.drop(from.key)
+		s.seen.put(to)
+	}
 	return err
 }
 
@@ -253,10 +280,14 @@ func committable(tx documents, name, key string) (record, error) {
 
 // replace records a committed snapshot in the place of the active one that it was.
 func replace(tx documents, from, to record) error {
-	if _, err := committable(tx, to.key, from.key); err != nil {
+	now, err := committable(tx, to.key, from.key)
+	if err != nil {
 		return err
 	}
-	if err := remove(tx, from); err != nil {
+	if now.node == to.node { // the commit has given it its new name
+		now.node = from.node
+	}
+	if err := errors.Join(from.stale(now), remove(tx, now)); err != nil {
 		return err
 	}
 	return put(tx, to)
@@ -265,25 +296,36 @@ func replace(tx documents, from, to record) error {
 // Remove removes a snapshot that is no parent. Its layer stays where other keys or images need it. It waits for nobody: what somebody has
 // mounted still goes with him.
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
-	r, err := s.lookup(ctx, key)
-	if err != nil {
-		return errclass.Translated(err)
+	if r, ok := s.seen.get(key); ok {
+		s.seen.drop(key) // whatever comes of it
+		err := s.drop(ctx, r)
+		if !wrong(err) {
+			return errclass.Translated(err)
+		}
 	}
-	claim := claimOf(key)
+	r, err := s.lookup(ctx, key)
+	if err == nil {
+		err = s.drop(ctx, r)
+	}
+	return errclass.Translated(err)
+}
+
+func (s *Snapshotter) drop(ctx context.Context, r record) error {
+	claim := claimOf(r.key)
 	if r.kind() == snapshots.KindCommitted {
 		claim = ""
 	}
-	_, err = s.store.Drop(ctx, r.node, claim, func(tx *layer.DocTx) error {
-		now, err := get(tx, key)
-		if err != nil {
-			return err
+	_, err := s.store.Drop(ctx, r.node, claim, func(tx *layer.DocTx) error {
+		now, err := get(tx, r.key)
+		if err == nil {
+			err = errors.Join(r.stale(now), childless(tx, r.key))
 		}
-		if err := childless(tx, key); err != nil {
+		if err != nil {
 			return err
 		}
 		return remove(tx, now)
 	})
-	return errclass.Translated(err)
+	return err
 }
 
 // Cleanup finishes what removals have left: containerd calls it when it has collected garbage.
