@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -44,12 +45,35 @@ func (n *notifier) send(state string) {
 	_, _ = conn.Write([]byte(state))
 }
 
-// watchdog is the task that says that the process lives, as often as it was asked to. It says nothing about the pool: a process
+// moreTime is how much longer systemd is to wait for the start, each time that a disk is waited for. It is looked for once a minute at least.
+const moreTime = 150 * time.Second
+
+// extend asks for more time to start.
+func (n *notifier) extend() {
+	n.send("EXTEND_TIMEOUT_USEC=" + strconv.FormatInt(moreTime.Microseconds(), 10))
+}
+
+// live says that the process lives, until the function that it returns is called, and that it stops as soon as ctx has ended: what runs is finished
+// after that.
+func (n *notifier) live(ctx context.Context) (end func()) {
+	stopping := sync.OnceFunc(func() { n.send("STOPPING=1") })
+	unwatch := context.AfterFunc(ctx, stopping)
+	alive, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var dog sync.WaitGroup
+	dog.Go(func() { n.watchdog(alive) })
+	return func() {
+		unwatch()
+		stopping()
+		cancel()
+		dog.Wait()
+	}
+}
+
+// watchdog says that the process lives, as often as it was asked to, until ctx ends. It says nothing about the pool: a process
 // that waits for a device which does not answer is not helped by being killed.
-func (n *notifier) watchdog(ctx context.Context) error {
+func (n *notifier) watchdog(ctx context.Context) {
 	if n.every == 0 {
-		<-ctx.Done()
-		return nil
+		return
 	}
 	t := time.NewTicker(n.every)
 	defer t.Stop()
@@ -57,7 +81,7 @@ func (n *notifier) watchdog(ctx context.Context) error {
 		n.send("WATCHDOG=1")
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-t.C:
 		}
 	}

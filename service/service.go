@@ -46,6 +46,11 @@ type Config struct {
 // errGone says that the pool that was served is not there any more.
 var errGone = errors.New("the pool is gone")
 
+// takenError says that another process serves the pool.
+type takenError struct{ error }
+
+func (e takenError) Unwrap() error { return e.error }
+
 // Run serves a pool until ctx ends, which is no error. Where there is no such pool at the beginning it is ErrNotFound, and
 // ErrBusy where another process serves it. A disk of it that is not there yet, as after a boot, is waited for. A pool that goes away later, or changes hands, is waited for.
 func Run(ctx context.Context, c Config) error {
@@ -53,22 +58,23 @@ func Run(ctx context.Context, c Config) error {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	tell := newNotifier()
-	defer tell.send("STOPPING=1")
+	defer tell.live(ctx)()
 	store, err := c.openWhole(ctx, tell)
 	if store == nil {
 		return err
 	}
-	for {
+	for first := true; ; first = false {
 		err := c.life(ctx, store, tell)
 		if cerr := store.Close(); err == nil {
 			err = cerr
 		}
-		if !errors.Is(err, errGone) || ctx.Err() != nil {
+		var taken takenError
+		if !errors.Is(err, errGone) && (first || !errors.As(err, &taken)) || ctx.Err() != nil {
 			return err
 		}
 		c.Logger.Warn("the pool is gone: waiting for one of its name", "pool", c.Pool)
 		tell.send("STATUS=pool " + c.Pool + " is gone")
-		if store, err = c.await(ctx); err != nil {
+		if store, err = c.await(ctx, tell); err != nil {
 			return err
 		}
 		if store == nil {
@@ -109,6 +115,7 @@ func (c Config) openWhole(ctx context.Context, tell *notifier) (*layer.Store, er
 			c.Logger.Warn("waiting for a disk of the pool", "pool", c.Pool, "error", err, "hint", errs.Hint(err))
 			tell.send("STATUS=waiting for a disk: " + text)
 		}
+		tell.extend()
 		select {
 		case <-ctx.Done():
 			return nil, nil
@@ -126,6 +133,9 @@ func (c Config) openWhole(ctx context.Context, tell *notifier) (*layer.Store, er
 func (c Config) life(ctx context.Context, store *layer.Store, tell *notifier) (err error) {
 	p := store.Pool()
 	stop, err := p.Serve(ctx)
+	if errs.Class(err) == errs.ErrBusy {
+		return takenError{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -153,7 +163,7 @@ func (c Config) tasks(store *layer.Store, servers []Endpoint, tell *notifier) []
 		tasks = append(tasks, e.Serve)
 	}
 	w := newWatcher(c, store, tell)
-	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, reaper{c, store}.run, newTrimmer(c, store).run, tell.watchdog)
+	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, reaper{c, store}.run, newTrimmer(c, store).run)
 }
 
 // together runs tasks until one of them ends, ends the others and waits for them.
@@ -176,7 +186,7 @@ func together(ctx context.Context, tasks ...task) error {
 }
 
 // await returns the store of the pool that takes the place of one that went away, or nil when ctx has ended.
-func (c Config) await(ctx context.Context) (*layer.Store, error) {
+func (c Config) await(ctx context.Context, tell *notifier) (*layer.Store, error) {
 	dm, err := devmapper.Open()
 	if err != nil {
 		return nil, err
@@ -191,16 +201,18 @@ func (c Config) await(ctx context.Context) (*layer.Store, error) {
 	}
 	ticks, stop := c.ticks()
 	defer stop()
-	for {
-		store, err := c.open(ctx)
-		switch class := errs.Class(err); {
-		case err == nil:
+	for said := ""; ; {
+		store, err := c.openFree(ctx)
+		if err == nil || ctx.Err() != nil {
 			return store, nil
-		case ctx.Err() != nil:
-			return nil, nil
-		case errors.Is(err, pool.ErrAbsent): // its disks were taken away, and may come back
-		case class != errs.ErrNotFound && class != errs.ErrBusy:
+		}
+		if !passes(err) {
 			return nil, fmt.Errorf("the pool that is there now: %w", err)
+		}
+		if text := err.Error(); text != said && errs.Class(err) != errs.ErrNotFound {
+			said = text
+			c.Logger.Warn("the pool that is there now cannot be served yet", "pool", c.Pool, "error", err, "hint", errs.Hint(err))
+			tell.send("STATUS=waiting: " + text)
 		}
 		select {
 		case <-ctx.Done():
@@ -213,4 +225,30 @@ func (c Config) await(ctx context.Context) (*layer.Store, error) {
 		case <-ticks:
 		}
 	}
+}
+
+// openFree is open for a pool that nobody else serves.
+func (c Config) openFree(ctx context.Context) (*layer.Store, error) {
+	store, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	served, err := store.Pool().Served(ctx)
+	if err == nil && served {
+		err = fmt.Errorf("another process serves it: %w", errs.ErrBusy)
+	}
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
+}
+
+// passes tells whether what is wrong with a pool that takes another one's place may pass: it is being made or imported, somebody else serves it, its disks were
+// taken away and may come back.
+func passes(err error) bool {
+	switch errs.Class(err) {
+	case errs.ErrNotFound, errs.ErrBusy, errs.ErrDamaged:
+		return true
+	}
+	return errors.Is(err, pool.ErrAbsent)
 }

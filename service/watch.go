@@ -95,14 +95,18 @@ func (w *watcher) rest(ctx context.Context) {
 	}
 }
 
-// stillOurs finds out whether others still see that the pool is served: not where the run directory was cleaned.
+// stillOurs finds out whether others still see that the pool is served: not where the run directory was cleaned. Where it cannot be found out, as without
+// descriptors left, it is looked again later.
 func (w *watcher) stillOurs(ctx context.Context) error {
 	served, err := w.store.Pool().Served(ctx)
-	if err == nil && !served {
+	switch {
+	case err != nil && ctx.Err() == nil:
+		w.c.Logger.Warn("cannot see whether others see that the pool is served", "error", err)
+	case err == nil && !served:
 		w.c.Logger.Warn("the run directory was cleaned", "run", w.c.Dirs.Run)
 		return errGone
 	}
-	return err
+	return nil
 }
 
 // backUp copies the records, if they have changed. A pool that does not run is left alone: who stopped it has copied them.
