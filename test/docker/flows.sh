@@ -9,8 +9,8 @@ archive=$2 image=$3
 
 run() { docker run --rm --network none "$@"; }
 
-# idle fails where a node of Docker's is mounted: nothing of it runs.
-idle() { same "" "$(dmlayer ls --format '{{.Name}} {{.State}}' | grep mounted || true)"; }
+# idle fails where an image or container is mounted: nothing of it runs. A volume may be: Docker forgets those of a container that ran when dockerd was killed.
+idle() { same "" "$(dmlayer ls --format '{{.Name}} {{.State}}' | grep '^docker-.* mounted' || true)"; }
 
 images() {
 	docker load -i "$archive" >"$work/loaded"
@@ -122,7 +122,7 @@ tutorial() {
 	same "volume myvol2 dmlayer /app true" "$(docker inspect -f '{{range .Mounts}}{{.Type}} {{.Name}} {{.Driver}} {{.Destination}} {{.RW}}{{end}}' devtest)"
 	docker container stop -t 1 devtest >/dev/null
 	docker container rm devtest >/dev/null
-	run -v myvol2:/app "$image" cat /app/f
+	same app "$(run -v myvol2:/app "$image" cat /app/f)"
 	docker volume rm myvol2 >/dev/null
 	# Populated by a container, used by another, and read-only.
 	docker run --name=nginxtest --network none --mount source=nginx-vol,destination=/data,volume-driver=dmlayer "$image" true
@@ -139,12 +139,10 @@ tutorial() {
 	run --volume-driver dmlayer -v /foo -v awesome:/bar "$image" sh -c 'echo x >/foo/x; echo y >/bar/y'
 	same "awesome sized" "$(docker volume ls -q -f driver=dmlayer | grep -vx data | sort | tr '\n' ' ' | sed 's/ $//')"
 	docker volume rm awesome sized >/dev/null
+	# Docker prunes volumes of its own driver only.
 	docker volume create -d dmlayer unused >/dev/null
-	docker create --name keeper -v data:/v "$image" >/dev/null
-	docker volume prune -f >"$work/pruned"
-	has '^unused$' "$work/pruned"
-	same data "$(docker volume ls -q)"
-	docker rm keeper >/dev/null
+	same 'Total reclaimed space: 0B' "$(docker volume prune -f)"
+	docker volume rm unused >/dev/null
 	idle
 }
 
@@ -270,7 +268,7 @@ kill_dmlayer() {
 	wait "$starting" || true
 	docker rm -f starting >/dev/null 2>&1 || true
 	idle
-	# In the middle of a load, which says what to do.
+	# In the middle of a load, which says what to do, or how far it got where Docker gave up before the next one was asked.
 	# shellcheck disable=SC2046
 	docker rmi -f $(docker images -q) >/dev/null
 	docker load -i "$archive" >"$work/load" 2>&1 &
@@ -279,7 +277,7 @@ kill_dmlayer() {
 	kill -9 "$dmlayer_pid"
 	wait "$dmlayer_pid" || true
 	start_dmlayer
-	wait "$load" || grep -q 'load or pull' "$work/load" || fail "load: $(cat "$work/load")"
+	wait "$load" || grep -q 'load or pull\|dmlayer.sock' "$work/load" || fail "load: $(cat "$work/load")"
 	docker load -i "$archive" >/dev/null
 	same hello "$(run "$image" echo hello)"
 }
