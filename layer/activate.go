@@ -33,6 +33,8 @@ type Device struct {
 type ClaimOptions struct {
 	Claim    string // the user's word: lower case letters, digits and '-', up to 64, no other program's
 	ReadOnly bool   // a layer always is
+	// Check, unless nil, looks at documents before Activate claims anything, while nobody can end a claim on the node. Its error is returned.
+	Check func(*DocTx) error
 }
 
 var claimGrammar = regexp.MustCompile(`^[a-z][a-z0-9-]{0,63}$`)
@@ -79,6 +81,11 @@ func (s *Store) Activate(ctx context.Context, name string, co ClaimOptions) (Dev
 func (o *op) activateFor(ctx context.Context, n metadata.Node, co ClaimOptions) (Device, error) {
 	if err := trusted(n, "mount"); err != nil {
 		return Device{}, err
+	}
+	if co.Check != nil {
+		if err := o.view(ctx, func(tx *metadata.Tx) error { return co.Check(&DocTx{tx}) }); err != nil {
+			return Device{}, err
+		}
 	}
 	held, err := o.claims(n.ID)
 	if err != nil {

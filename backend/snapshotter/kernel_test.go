@@ -105,7 +105,7 @@ func TestSizes(t *testing.T) {
 	_, store, s := open(t, pool.Spec{BaseSize: 1 << 30})
 	ctx := pooltest.Context(t)
 	committed(t, s, "base", "", nil)
-	for label, want := range map[string]int64{"1342177280": 1280 << 20, "1342177999": 1280<<20 + 512, "1048576": 1 << 30} {
+	for label, want := range map[string]int64{"1342177280": 1280 << 20, "1342177999": 1280<<20 + 4096, "1048576": 1 << 30} {
 		key := "size " + label
 		m, err := s.Prepare(ctx, key, "base", snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotMaxSize: label}))
 		must(t, err)

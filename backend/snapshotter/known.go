@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 
@@ -12,17 +13,20 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/go-digest"
 
+	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
 // labelParentChain comes with a layer that is prepared without its parent: the chain id of that.
 const labelParentChain = "containerd.io/snapshot/parent-chain-id"
 
-// attrChainID is what layers that image load has made tell of themselves, and minSize what no node may be smaller than.
+// attrChainID is what layers that image load has made tell of themselves.
 const (
 	attrChainID = "image.chainID"
-	sector      = 512
+	sizeUnit    = 4096 // what file systems and the sectors of any disk go into
 )
+
+var pointKnown = fault.New("snapshotter.prepare.known")
 
 // standing is what a new snapshot stands on.
 type standing struct {
@@ -117,14 +121,20 @@ func known(tx documents, r record) (node string, there bool, err error) {
 	return n.Name, false, nil
 }
 
+// errForgotten says that a layer which the pool had was removed meanwhile.
+var errForgotten = fmt.Errorf("the layer was removed meanwhile: %w", errdefs.ErrNotFound)
+
 // prepareKnown answers a client that is about to unpack a layer that the pool has.
 func (s *Snapshotter) prepareKnown(ctx context.Context, r record, on standing) ([]mount.Mount, error) {
+	if err := pointKnown.Hit(); err != nil {
+		return nil, err
+	}
 	if r.Parent == "" && r.Labels[labelParentChain] != "" {
 		return s.stage(ctx, r, on.known)
 	}
 	ref := r.Labels[snapshots.LabelSnapshotRef]
 	if !on.there {
-		err := s.store.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return adopt(tx, r, on.known) })
+		err := s.store.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return adopt(tx, r) })
 		if err != nil {
 			return nil, err
 		}
@@ -133,13 +143,17 @@ func (s *Snapshotter) prepareKnown(ctx context.Context, r record, on standing) (
 }
 
 // adopt commits a key for a layer that is there. Unless the reference itself is taken, it is the key.
-func adopt(tx documents, r record, node string) error {
+func adopt(tx documents, r record) error {
 	ref := r.Labels[snapshots.LabelSnapshotRef]
 	to := newRecord(snapshots.KindCommitted, ref, r.Parent, r.Labels)
-	to.node = node
-	if _, there, err := known(tx, r); err != nil || there {
+	node, there, err := known(tx, r)
+	if err != nil || there {
 		return err // somebody else was faster
 	}
+	if node == "" {
+		return errForgotten
+	}
+	to.node = node
 	if free(tx, ref) != nil || checkKey("reference", ref) != nil {
 		to.key = r.key
 	}
@@ -149,10 +163,25 @@ func adopt(tx documents, r record, node string) error {
 // stage makes an active snapshot that stands for a layer that is there.
 func (s *Snapshotter) stage(ctx context.Context, r record, node string) ([]mount.Mount, error) {
 	r.Staged, r.node = true, node
-	if err := s.store.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return add(tx, r) }); err != nil {
+	d, err := s.store.ActivateWith(ctx, node, layer.ClaimOptions{Claim: claimOf(r.key), ReadOnly: true}, func(tx *layer.DocTx) error {
+		now, _, err := known(tx, r)
+		if err == nil && now != node {
+			err = errForgotten
+		}
+		if err != nil {
+			return err
+		}
+		return add(tx, r)
+	})
+	if errors.Is(err, layer.ErrNotFound) {
+		if _, gerr := s.store.Get(ctx, node); errors.Is(gerr, layer.ErrNotFound) {
+			err = errForgotten
+		}
+	}
+	if err != nil {
 		return nil, err
 	}
-	return s.activate(ctx, r)
+	return mounts(d), nil
 }
 
 // commitStaged commits a key for the layer that a staged snapshot stands for.
@@ -176,9 +205,11 @@ func (on standing) size(labels map[string]string) (int64, error) {
 	if err != nil || size <= 0 {
 		return 0, fmt.Errorf("label %s=%q is no number of bytes: %w", snapshots.LabelSnapshotMaxSize, text, errdefs.ErrInvalidArgument)
 	}
-	size -= size % sector
 	if size <= on.floor {
 		return 0, nil
 	}
-	return size, nil
+	if over := size % sizeUnit; over > 0 && size <= math.MaxInt64-sizeUnit {
+		size += sizeUnit - over
+	}
+	return size, nil // one that cannot be is refused when it is made
 }

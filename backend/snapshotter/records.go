@@ -48,6 +48,9 @@ type record struct {
 
 func (r record) kind() snapshots.Kind { return snapshots.ParseKind(r.Kind) }
 
+// shared tells whether the node is a layer that has a life of its own, which the snapshot only shows.
+func (r record) shared() bool { return r.Staged || r.kind() == snapshots.KindView && r.Parent != "" }
+
 func (r record) info() snapshots.Info {
 	return snapshots.Info{Kind: r.kind(), Name: r.key, Parent: r.Parent, Labels: r.Labels, Created: r.Created, Updated: r.Updated}
 }
@@ -72,6 +75,15 @@ func get(tx documents, key string) (record, error) {
 		return record{}, err
 	}
 	return decode(d)
+}
+
+// same is ErrNotFound where a snapshot is not there any more as it was.
+func same(tx documents, r record) error {
+	now, err := get(tx, r.key)
+	if err == nil && r.stale(now) != nil {
+		err = fmt.Errorf("snapshot %q was replaced: %w", r.key, errdefs.ErrNotFound)
+	}
+	return err
 }
 
 func decode(d layer.Document) (record, error) {

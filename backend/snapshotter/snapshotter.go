@@ -16,8 +16,11 @@ import (
 	"github.com/containerd/errdefs"
 
 	"github.com/dmlayer/dmlayer/backend/internal/errclass"
+	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/layer"
 )
+
+var pointActivate = fault.New("snapshotter.activate.looked-up")
 
 // Snapshotter is containerd's interface to a pool. It is safe for concurrent use, also together with other processes that use the pool.
 type Snapshotter struct {
@@ -93,11 +96,15 @@ func (s *Snapshotter) prepare(ctx context.Context, r record) ([]mount.Mount, err
 		s.seen.drop(r.Parent)
 	}
 	on, err := s.stand(ctx, r)
+	for err == nil && on.known != "" {
+		mounts, kerr := s.prepareKnown(ctx, r, on)
+		if !errors.Is(kerr, errForgotten) {
+			return mounts, kerr
+		}
+		on, err = s.stand(ctx, r)
+	}
 	if err != nil {
 		return nil, err
-	}
-	if on.known != "" {
-		return s.prepareKnown(ctx, r, on)
 	}
 	size, err := on.size(r.Labels)
 	if err != nil {
@@ -176,8 +183,15 @@ func (s *Snapshotter) Mounts(ctx context.Context, key string) ([]mount.Mount, er
 }
 
 func (s *Snapshotter) activate(ctx context.Context, r record) ([]mount.Mount, error) {
-	readOnly := r.kind() == snapshots.KindView || r.Staged
-	d, err := s.store.Activate(ctx, r.node, layer.ClaimOptions{Claim: claimOf(r.key), ReadOnly: readOnly})
+	if err := pointActivate.Hit(); err != nil {
+		return nil, err
+	}
+	co := layer.ClaimOptions{Claim: claimOf(r.key), ReadOnly: r.kind() == snapshots.KindView || r.Staged}
+	if r.shared() {
+		// The node outlives the snapshot. What has removed that since it was looked at found no claim to end, and nobody would end this one.
+		co.Check = func(tx *layer.DocTx) error { return same(tx, r) }
+	}
+	d, err := s.store.Activate(ctx, r.node, co)
 	if err != nil {
 		return nil, err
 	}

@@ -66,7 +66,7 @@ func (s *Snapshotter) sizeOf(ctx context.Context, key string) (int64, error) {
 
 // counted returns the node by which a snapshot counts, "" for one that is the layer's.
 func counted(r record) string {
-	if r.kind() == snapshots.KindView && r.Parent != "" || r.Staged {
+	if r.shared() {
 		return ""
 	}
 	return r.node
