@@ -163,6 +163,7 @@ backup() {
 # User ids that dockerd maps are refused, and its log says how to go on.
 userns() {
 	stop "$dockerd_pid"
+	chmod o+x "$work" # else dockerd does not come to ask
 	echo 'dockremap:x:5000:5000::/:/bin/false' >>/etc/passwd
 	echo 'dockremap:x:5000:' >>/etc/group
 	echo 'dockremap:100000:65536' | tee -a /etc/subuid >>/etc/subgid
@@ -268,7 +269,7 @@ kill_dmlayer() {
 	wait "$starting" || true
 	docker rm -f starting >/dev/null 2>&1 || true
 	idle
-	# In the middle of a load, which says what to do, or how far it got where Docker gave up before the next one was asked.
+	# In the middle of a load, which says what to do, unless Docker gives up before it asks the next one.
 	# shellcheck disable=SC2046
 	docker rmi -f $(docker images -q) >/dev/null
 	docker load -i "$archive" >"$work/load" 2>&1 &
