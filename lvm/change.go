@@ -18,7 +18,7 @@ const extent = 4 << 20
 // volume's UUID, so that it can be told from others whatever the device is called by then. A device that carries a signature is
 // refused by lvm2: it asks, and nobody answers. made is called between the two steps.
 func (c *Client) CreateGroup(ctx context.Context, name, device, uuid, tag string, made func() error) error {
-	args := []string{"-Zy", "--dataalignment", "1m", "--uuid", FormatUUID(uuid), "--norestorefile"}
+	args := []string{"-Zy", "--labelsector", "1", "--pvmetadatacopies", "1", "--dataalignment", "1m", "--uuid", FormatUUID(uuid), "--norestorefile"}
 	if _, err := c.command(ctx, "pvcreate", append(args, "--", device)...); err != nil {
 		return fmt.Errorf("make a physical volume of %s: %w", device, err)
 	}
@@ -66,12 +66,17 @@ type LVSpec struct {
 	Size   int64 // bytes, a multiple of the group's extents
 	Tags   []string
 	Ranges []string // where it is to lie, as LV.Ranges; empty is anywhere
+	Keep   bool     // signatures stay
 }
 
-// CreateLV makes a linear volume and activates it. Its first 4 KiB are zeroed and signatures wiped. A name that is taken is
+// CreateLV makes a linear volume and activates it. Its first 4 KiB are zeroed and signatures wiped, unless they are to stay. A name that is taken is
 // ErrExists, a group without that many free extents ErrNoSpace.
 func (c *Client) CreateLV(ctx context.Context, vg VG, o LVSpec) error {
-	args := []string{"-y", "-Wy", "-Zy", "-aey", "--type", "linear", "-L", strconv.FormatInt(o.Size, 10) + "b", "-n", o.Name}
+	wipe := "-Wy"
+	if o.Keep {
+		wipe = "-Wn"
+	}
+	args := []string{"-y", wipe, "-Zy", "-aey", "--type", "linear", "-L", strconv.FormatInt(o.Size, 10) + "b", "-n", o.Name}
 	for _, t := range o.Tags {
 		args = append(args, "--addtag", t)
 	}

@@ -42,6 +42,9 @@ func (c *Client) command(ctx context.Context, name string, args ...string) ([]by
 	if err != nil {
 		return nil, err
 	}
+	if name == "lvremove" { // what lay there before is put back where a create is undone, and can be saved where it is not
+		config += "devices/issue_discards=0 "
+	}
 	words := []string{name}
 	if config != "" {
 		words = append(words, "--config", config)
@@ -93,13 +96,13 @@ func (c *Client) config(ctx context.Context) (string, error) {
 	return b.String(), nil
 }
 
-// ownDevices returns the kernel's names of all active devices of dmlayer.
+// ownDevices returns the numbers in the kernel's names of all active devices of dmlayer.
 func ownDevices() []string {
 	var own []string
 	found, _ := filepath.Glob(filepath.Join(sysBlock, "dm-*", "dm", "uuid"))
 	for _, path := range found {
 		if uuid, err := os.ReadFile(path); err == nil && strings.HasPrefix(string(uuid), ownPrefix) {
-			own = append(own, filepath.Base(filepath.Dir(filepath.Dir(path))))
+			own = append(own, strings.TrimPrefix(filepath.Base(filepath.Dir(filepath.Dir(path))), "dm-"))
 		}
 	}
 	slices.Sort(own)
@@ -120,6 +123,44 @@ func (c *Client) filter(ctx context.Context) (string, error) {
 	return strings.TrimSpace(value), nil
 }
 
+// anyOf is an expression for numbers, which are sorted: digit by digit, as a word on a command line has 128 KiB at most, and thousands may be active.
+func anyOf(numbers []string) string {
+	var tails []string
+	digits := map[string]string{} // by what may follow
+	ends := false
+	for i := 0; i < len(numbers); {
+		if numbers[i] == "" {
+			ends = true
+			i++
+			continue
+		}
+		first := numbers[i][:1]
+		var rest []string
+		for ; i < len(numbers) && numbers[i][:1] == first; i++ {
+			rest = append(rest, numbers[i][1:])
+		}
+		tail := anyOf(rest)
+		if digits[tail] == "" {
+			tails = append(tails, tail)
+		}
+		digits[tail] += first
+	}
+	for i, tail := range tails {
+		if tails[i] = digits[tail] + tail; len(digits[tail]) > 1 {
+			tails[i] = "[" + digits[tail] + "]" + tail
+		}
+	}
+	switch {
+	case len(tails) == 0:
+		return ""
+	case ends:
+		return "(" + strings.Join(tails, "|") + ")?"
+	case len(tails) == 1:
+		return tails[0]
+	}
+	return "(" + strings.Join(tails, "|") + ")"
+}
+
 // acceptAll is lvm2's own filter, which says nothing.
 const acceptAll = `["a|.*|"]`
 
@@ -127,7 +168,7 @@ const acceptAll = `["a|.*|"]`
 // that all of its names have to be rejected.
 func reject(own []string, filter string) string {
 	patterns := []string{
-		`"r#^/dev/(` + strings.Join(own, "|") + `)$#"`,
+		`"r#^/dev/dm-` + anyOf(own) + `$#"`,
 		`"r#^/dev/mapper/dmlayer-#"`,
 		`"r#^/dev/disk/by-id/dm-(name-dmlayer|uuid-DMLAYER)-#"`,
 	}

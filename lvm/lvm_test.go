@@ -3,8 +3,12 @@ package lvm
 import (
 	"context"
 	"errors"
+	"math/rand"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -101,7 +105,7 @@ func TestVGByName(t *testing.T) {
 
 const lvRow = `{"lv_name":"[tp_tdata]","lv_uuid":"U1","vg_name":"vg","vg_uuid":"V-1","lv_size":"8192","lv_tags":"","segtype":"linear","lv_kernel_minor":"-1",` +
 	`"lv_suspended":"-1","lv_health_status":"partial","seg_pe_ranges":"/dev/sdb:0-9","data_lv":"","metadata_lv":"","chunk_size":"0","zero":"-1","discards":"",` +
-	`"lv_when_full":"","transaction_id":"","thin_count":""}`
+	`"lv_when_full":"","origin":"","transaction_id":"","thin_count":""}`
 
 func TestLVs(t *testing.T) {
 	somewhere(t, true, nil)
@@ -188,18 +192,60 @@ func TestConfig(t *testing.T) {
 	}
 	somewhere(t, false, map[string]string{"dm-0": "LVM-abc", "dm-7": "DMLAYER-abc-1", "dm-12": "DMLAYER-abc-pool"})
 	config, err := c.config(t.Context())
-	want := `devices/global_filter=["r#^/dev/(dm-12|dm-7)$#","r#^/dev/mapper/dmlayer-#","r#^/dev/disk/by-id/dm-(name-dmlayer|uuid-DMLAYER)-#","a|/dev/sd|", "r|.*|"]`
+	want := `devices/global_filter=["r#^/dev/dm-(12|7)$#","r#^/dev/mapper/dmlayer-#","r#^/dev/disk/by-id/dm-(name-dmlayer|uuid-DMLAYER)-#","a|/dev/sd|", "r|.*|"]`
 	if err != nil || !strings.Contains(config, "udev_sync=0") || !strings.Contains(config, want) {
 		t.Errorf("without udev: %q, %v\n%s", config, err, asked())
 	}
 	for filter, want := range map[string]string{"[]": "]", "": "]", `["a|.*|"]`: "]", `"a|.*|"`: `,"a|.*|"]`, `[ "a|x|" ]`: `,"a|x|"]`} {
-		if got := reject([]string{"dm-1"}, filter); !strings.HasSuffix(got, `-#"`+want) {
+		if got := reject([]string{"1"}, filter); !strings.HasSuffix(got, `-#"`+want) {
 			t.Errorf("%q: %s", filter, got)
 		}
 	}
 	c, _ = fake(t, map[string]string{"lvmconfig.exit": "5"})
 	if _, err := c.VGByName(t.Context(), "vg"); err == nil {
 		t.Error("without the machine's filter it went on")
+	}
+}
+
+// What names our devices names no others, and fits into a word of a command line though many are active.
+func TestAnyOf(t *testing.T) {
+	for seed := range int64(20) {
+		rnd := rand.New(rand.NewSource(seed))
+		var all, own []string
+		for i := range 2000 {
+			if all = append(all, strconv.Itoa(i)); rnd.Int63n(20) < seed {
+				own = append(own, strconv.Itoa(i))
+			}
+		}
+		slices.Sort(own)
+		pattern := regexp.MustCompile("^" + anyOf(own) + "$")
+		for _, n := range all {
+			if _, is := slices.BinarySearch(own, n); len(own) > 0 && pattern.MatchString(n) != is {
+				t.Fatalf("%d: %s is one of them: %v", seed, n, is)
+			}
+		}
+	}
+	var half []string
+	for i := range 60000 {
+		if i%2 == 0 {
+			half = append(half, strconv.Itoa(i))
+		}
+	}
+	slices.Sort(half)
+	if n := len(reject(half, "")); n > 100<<10 {
+		t.Errorf("%d bytes", n)
+	}
+}
+
+// What a disk had on it may have to be put back: lvm2 discards nothing that it gives up, whatever it is configured to.
+func TestRemoveDiscardsNothing(t *testing.T) {
+	somewhere(t, true, nil)
+	c, asked := fake(t, nil)
+	if err := c.RemoveLVs(t.Context(), LV{VG: "vg", Name: "lv", UUID: "U"}); err != nil {
+		t.Error(err)
+	}
+	if a := asked(); !strings.HasPrefix(a, "lvremove --config devices/issue_discards=0 ") {
+		t.Errorf("asked %s", a)
 	}
 }
 

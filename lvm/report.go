@@ -34,6 +34,7 @@ type LV struct {
 	Active     bool
 	Suspended  bool
 	Partial    bool     // a physical volume of it is missing
+	Origin     string   // of which it is a snapshot, "" for none
 	Ranges     []string // where it lies: "/dev/sdb:0-99", as commands take them
 	ThinPool   ThinPool // of a thin pool
 }
@@ -160,7 +161,7 @@ var (
 	vgFields = []string{"vg_name", "vg_uuid", "vg_extent_size", "vg_size", "vg_free", "vg_missing_pv_count", "lv_count", "vg_tags", "vg_exported"}
 	lvFields = []string{
 		"lv_name", "lv_uuid", "vg_name", "vg_uuid", "lv_size", "lv_tags", "segtype", "lv_kernel_minor", "lv_suspended", "lv_health_status",
-		"seg_pe_ranges", "data_lv", "metadata_lv", "chunk_size", "zero", "discards", "lv_when_full", "transaction_id", "thin_count",
+		"origin", "seg_pe_ranges", "data_lv", "metadata_lv", "chunk_size", "zero", "discards", "lv_when_full", "transaction_id", "thin_count",
 	}
 	pvFields = []string{"pv_name", "pv_uuid", "vg_name", "dev_size", "pv_missing"}
 )
@@ -182,7 +183,7 @@ func (r row) lv() (lv LV, err error) {
 		Name: unbracket(r.text("lv_name")), UUID: r.text("lv_uuid"), VG: r.text("vg_name"), VGUUID: r.text("vg_uuid"),
 		Size: r.number("lv_size", &err), Tags: r.list("lv_tags"), Type: r.text("segtype"),
 		Active:    r["lv_kernel_minor"] != "" && r["lv_kernel_minor"] != "-1",
-		Suspended: r.isSet("lv_suspended"), Partial: r.text("lv_health_status") == "partial", Ranges: r.list("seg_pe_ranges"),
+		Suspended: r.isSet("lv_suspended"), Partial: r.text("lv_health_status") == "partial", Origin: unbracket(r.text("origin")), Ranges: r.list("seg_pe_ranges"),
 	}
 	if lv.Type == "thin-pool" {
 		lv.ThinPool = ThinPool{
