@@ -2,7 +2,9 @@ package pool
 
 import (
 	"context"
+	"fmt"
 	"io"
+	"math"
 	"sort"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -19,7 +21,11 @@ type thinReader struct {
 
 func newThinReader(ctx context.Context, m *thinmeta.Metadata, data io.ReaderAt, id metadata.ThinID) (*thinReader, error) {
 	r := &thinReader{data: data, block: int64(m.Superblock().DataBlockSize) * int64(devmapper.SectorSize)}
+	blocks := uint64(math.MaxInt64 / r.block)
 	for run, err := range m.Mappings(ctx, uint64(id)) {
+		if err == nil && (run.End() < run.Begin || run.Length > blocks || run.Data > blocks-run.Length) {
+			err = fmt.Errorf("%w: %d blocks of thin device %d from %d on are mapped to %d", thinmeta.ErrDamaged, run.Length, id, run.Begin, run.Data)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -51,9 +57,12 @@ func (r *thinReader) piece(off, length int64) (part, from int64) {
 		return length, -1
 	}
 	run := r.runs[i]
-	if run.Begin > block {
-		return min(length, int64(run.Begin)*r.block-off), -1
+	inside := off - int64(block)*r.block
+	if run.Begin > block { // counted in blocks: what is mapped may lie behind all that bytes can be counted to
+		if gap := run.Begin - block; gap <= uint64(length/r.block)+1 {
+			length = min(length, int64(gap)*r.block-inside)
+		}
+		return length, -1
 	}
-	inside := off - int64(run.Begin)*r.block
-	return min(length, int64(run.Length)*r.block-inside), int64(run.Data)*r.block + inside
+	return min(length, int64(run.End()-block)*r.block-inside), int64(run.Data+block-run.Begin)*r.block + inside
 }
