@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
+	"math/bits"
 	"os"
 
 	"github.com/dmlayer/dmlayer/devmapper"
@@ -117,20 +119,34 @@ func (p *part) Sync() error { return p.file.Sync() }
 func (m *media) short(super thinmeta.Superblock) iter.Seq2[*part, error] {
 	return func(yield func(*part, error) bool) {
 		for _, want := range []struct {
-			part *part
-			need uint64
+			part          *part
+			blocks, block uint64
 		}{
-			{m.data, super.DataSpace.Blocks * uint64(super.DataBlockSize) * uint64(devmapper.SectorSize)},
-			{m.metadata, super.MetadataSpace.Blocks * thinmeta.BlockSize},
+			{m.data, super.DataSpace.Blocks, uint64(super.DataBlockSize) * uint64(devmapper.SectorSize)},
+			{m.metadata, super.MetadataSpace.Blocks, thinmeta.BlockSize},
 		} {
-			if uint64(want.part.size) >= want.need {
+			if want.blocks == 0 || want.block > 0 && uint64(want.part.size)/want.block >= want.blocks {
 				continue
 			}
-			if !yield(want.part, fmt.Errorf("%s has %d bytes of %d: %w", want.part.name, want.part.size, want.need, errs.ErrDamaged)) {
+			if !yield(want.part, fmt.Errorf("%s has %d bytes, and not %d blocks of %d: %w", want.part.name, want.part.size, want.blocks, want.block, errs.ErrDamaged)) {
 				return
 			}
 		}
 	}
+}
+
+// bytesOf is how many bytes blocks of that size are, or more than any device has.
+func bytesOf(blocks, block uint64) int64 {
+	high, low := bits.Mul64(blocks, block)
+	if high > 0 || low > math.MaxInt64 {
+		return math.MaxInt64
+	}
+	return int64(low)
+}
+
+// heldWithin is how much of metadata of that size can be held back, where the pool has that superblock: what it has taken it keeps.
+func heldWithin(held, size int64, super thinmeta.Superblock) int64 {
+	return max(min(held, size-bytesOf(super.MetadataSpace.Blocks, thinmeta.BlockSize)), 0)
 }
 
 // installCopy copies metadata from a file over the metadata of a backing that is no file, and removes the file once that is

@@ -94,8 +94,8 @@ func (d *rawDevices) sizes(pair rawPair) (data, meta int64, err error) {
 		part := part{file: pair.metadata.file, begin: headerSpace, size: pair.metadata.payload()}
 		// What cannot be read is told by whoever looks at it next.
 		if sb, err := thinmeta.ReadSuperblock(&part); err == nil {
-			data = max(data, int64(sb.DataSpace.Blocks)*int64(sb.DataBlockSize)*int64(devmapper.SectorSize))
-			meta = max(meta, int64(sb.MetadataSpace.Blocks)*thinmeta.BlockSize)
+			data = max(data, bytesOf(sb.DataSpace.Blocks, uint64(sb.DataBlockSize)*uint64(devmapper.SectorSize)))
+			meta = max(meta, bytesOf(sb.MetadataSpace.Blocks, thinmeta.BlockSize))
 		}
 	}
 	for _, want := range []struct {

@@ -160,7 +160,11 @@ func (r *repairer) prepare(ctx context.Context) (err error) {
 	if err := r.p.files.makeSpare(ctx, size); err != nil {
 		return err
 	}
-	if err := r.p.files.cutSpare(size, r.p.record.Backing.MetadataHeld); err != nil {
+	held := r.p.record.Backing.MetadataHeld
+	if sb, err := thinmeta.ReadSuperblock(r.media.metadata); err == nil {
+		held = heldWithin(held, size, sb) // a growth that died may have recorded that more is held
+	}
+	if err := r.p.files.cutSpare(size, held); err != nil {
 		return err
 	}
 	if err := r.salvage(ctx); err != nil {

@@ -181,8 +181,7 @@ func (s *Session) activateFor(ctx context.Context, b backing, record metadata.Po
 			return err
 		}
 		readOnly = readOnly || sb.NeedsCheck
-		// What the pool has taken it keeps: a growth that died may have recorded that more is held.
-		held = min(held, max(a.metadataSize-int64(sb.MetadataSpace.Blocks)*thinmeta.BlockSize, 0))
+		held = heldWithin(held, a.metadataSize, sb) // a growth that died may have recorded that more is held
 	}
 	meta, data, err := p.activateLinear(a, held)
 	if err != nil {
