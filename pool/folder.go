@@ -171,6 +171,21 @@ func (l *folder) fits(c *metadata.Copy) error {
 	if have := int64(l.super.DataBlockSize) * int64(devmapper.SectorSize); have != c.Pool.BlockSize {
 		return fmt.Errorf("records of blocks of %d bytes, the pool's have %d: %w", c.Pool.BlockSize, have, errs.ErrDamaged)
 	}
+	return checkSettings(c.Pool)
+}
+
+// checkSettings is ErrDamaged of records with settings that no pool is made with: they may come from anywhere.
+func checkSettings(r metadata.Pool) error {
+	err := Spec{FS: r.FS, BaseSize: r.BaseSize, Discard: r.Discard, BlockSize: r.BlockSize}.checkSettings()
+	if err == nil {
+		err = checkSpace(r.Space, 0)
+	}
+	if err == nil && (r.Backing.DataSize > maxSize || r.Backing.MetadataSize < 0 || r.Backing.MetadataSize > maxSize || r.Backing.MetadataHeld > maxSize) {
+		err = fmt.Errorf("%d bytes of data and %d of metadata, of which %d are held", r.Backing.DataSize, r.Backing.MetadataSize, r.Backing.MetadataHeld)
+	}
+	if err != nil {
+		return fmt.Errorf("records with settings that make no sense: %v: %w", err, errs.ErrDamaged)
+	}
 	return nil
 }
 

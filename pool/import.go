@@ -206,8 +206,10 @@ func (im *importer) run(ctx context.Context, o ImportOptions) (ImportReport, err
 	}
 	plan.records.Pool.Backing.LVM = volumesAt(plan.records.Pool.Backing.LVM, im.lies.LVM)
 	if carried := im.lies.Type != BackingLoopback && !l.copies[0].own; !im.inPlace || carried { // what it would start is whoever's the records are
-		space := &plan.records.Pool.Space
-		plan.report.Hook, space.Hook = space.Hook, ""
+		r := &plan.records.Pool
+		plan.report.Hook, r.Space.Hook = r.Space.Hook, ""
+		plan.report.MkfsOptions, r.MkfsOptions = r.MkfsOptions, nil
+		plan.report.MountOptions, r.MountOptions = r.MountOptions, nil
 	}
 	if o.Confirm != nil {
 		if err := o.Confirm(plan.report); err != nil {

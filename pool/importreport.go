@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dmlayer/dmlayer/metadata"
-	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
 )
 
 // ImportReport says what a pool is imported with, and how that differs from what is in the pool.
@@ -28,6 +27,8 @@ type ImportReport struct {
 	Orphans []Orphan      // in the pool, and not recorded: they are kept
 	// Hook is the program that the records have serve start, and that is left out as they come from elsewhere.
 	Hook string
+	// MkfsOptions and MountOptions are left out for the same reason: they name files and devices of the host.
+	MkfsOptions, MountOptions []string
 	// SideFiles tells whether the folder has side files. Without them, the tars of image layers cannot be made again.
 	SideFiles bool
 }
@@ -117,7 +118,7 @@ func (l *folder) renew(p *plan, name string) error {
 	}
 	// A pool may have grown since the copy was made.
 	r.Backing.DataSize, r.Backing.MetadataSize = l.sizes[0], l.sizes[1]
-	r.Backing.MetadataHeld = min(r.Backing.MetadataHeld, l.sizes[1]-int64(l.super.MetadataSpace.Blocks)*thinmeta.BlockSize)
+	r.Backing.MetadataHeld = heldWithin(r.Backing.MetadataHeld, l.sizes[1], l.super)
 	r.SnapshotsTaken = max(r.SnapshotsTaken, uint64(l.super.Time))
 	r.ImportedFrom, r.Pending = l.super.TransactionID, true
 	for {

@@ -63,6 +63,21 @@ func (spec Spec) complete() (Spec, error) {
 	default:
 		return bad("backing %q is not known", spec.Backing)
 	}
+	if err := spec.checkSettings(); err != nil {
+		return spec, fmt.Errorf("create pool %q: %w", spec.Name, err)
+	}
+	spec.Space = completeSpace(spec.Space)
+	if spec.Backing != BackingLoopback { // how large it is will be seen on the devices
+		return spec, nil
+	}
+	return spec.sized()
+}
+
+// checkSettings tells whether a pool can be so, wherever it lies. The error is ErrInvalid.
+func (spec Spec) checkSettings() error {
+	bad := func(format string, args ...any) error {
+		return fmt.Errorf("%s: %w", fmt.Sprintf(format, args...), errs.ErrInvalid)
+	}
 	if b := spec.BlockSize; b != 0 && (b < minBlockSize || b > maxBlockSize || b%minBlockSize != 0) {
 		return bad("block size %d: 64 KiB to 1 GiB in steps of 64 KiB", b)
 	}
@@ -84,11 +99,7 @@ func (spec Spec) complete() (Spec, error) {
 	if spec.BaseSize > maxSize || spec.BaseSize%int64(devmapper.SectorSize) != 0 {
 		return bad("base size %d", spec.BaseSize)
 	}
-	spec.Space = completeSpace(spec.Space)
-	if spec.Backing != BackingLoopback { // how large it is will be seen on the devices
-		return spec, nil
-	}
-	return spec.sized()
+	return nil
 }
 
 // sized checks the sizes of a spec, which are complete but for that of the metadata.

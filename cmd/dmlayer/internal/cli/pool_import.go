@@ -141,6 +141,12 @@ func (a *app) noteImport(r pool.ImportReport) {
 	if r.Hook != "" {
 		a.note("not taken over: the hook %s", r.Hook)
 	}
+	if len(r.MkfsOptions) > 0 {
+		a.note("not taken over: the options for mkfs %q", r.MkfsOptions)
+	}
+	if len(r.MountOptions) > 0 {
+		a.note("not taken over: the mount options %q", r.MountOptions)
+	}
 	if !r.SideFiles {
 		a.note("the folder has no side files: the tars of image layers cannot be made again")
 	}
