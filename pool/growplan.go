@@ -2,6 +2,7 @@ package pool
 
 import (
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -95,5 +96,7 @@ func percent(used, total uint64) int {
 	if total == 0 {
 		return 0
 	}
-	return int(float64(min(used, total)) / float64(total) * 100)
+	high, low := bits.Mul64(min(used, total), 100)
+	part, _ := bits.Div64(high, low, total)
+	return int(part)
 }
