@@ -142,15 +142,24 @@ func (s *Session) tend(ctx context.Context, raised bool) (t Tended, found *figur
 	return t, found, err
 }
 
-// growAsNeeded grows until there is enough, or no more to be had. A growth that fails is as good as none.
+// growAsNeeded grows until there is enough, or no more to be had: the metadata first, as both may live off the same room, and without it
+// nothing can be written. A growth that fails is as good as none.
 func (s *Session) growAsNeeded(ctx context.Context, b backing, f *figures) (need, error) {
+	var stuck need
 	for {
 		n := s.planGrowth(f)
+		if stuck.metadataStuck != nil {
+			n.metadata, n.metadataStuck = 0, stuck.metadataStuck
+		}
 		if n.data == 0 && n.metadata == 0 {
 			return n, nil
 		}
+		data := n.data
+		if n.metadata > 0 {
+			data = 0
+		}
 		before := f.room
-		err := s.growTo(ctx, b, f, n.data, n.metadata)
+		err := s.growTo(ctx, b, f, data, n.metadata)
 		if ctx.Err() != nil {
 			return n, err
 		}
@@ -162,11 +171,10 @@ func (s *Session) growAsNeeded(ctx context.Context, b backing, f *figures) (need
 		}
 		err = fmt.Errorf("pool %q does not grow: %w", s.p.files.name, kernelError(err))
 		if n.metadata > 0 {
-			n.metadataStuck = err
+			stuck.metadataStuck = err
+			continue
 		}
-		if n.data > 0 {
-			n.dataStuck = err
-		}
+		n.dataStuck = err
 		return n, nil
 	}
 }
