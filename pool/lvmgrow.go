@@ -54,8 +54,10 @@ func (v volumes) grow(ctx context.Context, data, metadata int64) error {
 	if err != nil {
 		return err
 	}
-	if err := complete(h.vg); err != nil {
-		return err
+	if data > h.data[0].Size || metadata > h.metadata[0].Size { // else the devices are only to be what they are said to be, whatever the group misses
+		if err := complete(h.vg); err != nil {
+			return err
+		}
 	}
 	if err := v.growOne(ctx, h, h.metadata[0], metadata); err != nil {
 		return err
