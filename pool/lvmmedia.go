@@ -41,8 +41,19 @@ func (v volumes) devices(context.Context) (list []devmapper.DevNum, err error) {
 	return list, err
 }
 
-// open activates what is not active for as long as it is open.
-func (v volumes) open(ctx context.Context, write bool) (_ *media, err error) {
+// open activates what is not active for as long as it is open. Somebody else who does so may deactivate it again: then it is looked at once more.
+func (v volumes) open(ctx context.Context, write bool) (*media, error) {
+	m, err := v.openOnce(ctx, write)
+	if errors.Is(err, errDeactivated) {
+		m, err = v.openOnce(ctx, write)
+	}
+	return m, err
+}
+
+// errDeactivated says that a volume's device has gone since it was seen.
+var errDeactivated = fmt.Errorf("a volume was deactivated meanwhile: %w", errs.ErrBusy)
+
+func (v volumes) openOnce(ctx context.Context, write bool) (_ *media, err error) {
 	m := &media{}
 	defer func() {
 		if err != nil {
@@ -64,28 +75,47 @@ func (v volumes) open(ctx context.Context, write bool) (_ *media, err error) {
 		m.release = func() error {
 			undo, cancel := UndoContext(ctx)
 			defer cancel()
-			return v.lvm.Deactivate(undo, h.asleep()...)
+			err := v.lvm.Deactivate(undo, h.asleep()...)
+			if errors.Is(err, errs.ErrBusy) { // somebody else has opened them
+				return nil
+			}
+			return err
 		}
 		if data, metadata, err = v.devs(); err != nil {
 			return nil, err
 		}
 	}
+	du, mu := v.dmUUIDs()
 	dataName, metadataName := v.names()
-	for _, part := range []struct {
+	for _, want := range []struct {
 		dev  devmapper.DevNum
+		uuid devmapper.UUID
 		name string
 		to   **part
-	}{{data, dataName, &m.data}, {metadata, metadataName, &m.metadata}} {
-		path, err := v.p.DeviceNode(part.dev)
-		if err != nil {
+	}{{data, du, dataName, &m.data}, {metadata, mu, metadataName, &m.metadata}} {
+		if *want.to, err = v.openVolume(want.dev, want.uuid, write); err != nil {
 			return nil, err
 		}
-		if *part.to, err = openPart(path, 0, write); err != nil {
-			return nil, err
-		}
-		(*part.to).name = part.name
+		(*want.to).name = want.name
 	}
 	return m, nil
+}
+
+// openVolume opens the device of a volume, which is errDeactivated where it is not there any more.
+func (v volumes) openVolume(dev devmapper.DevNum, uuid devmapper.UUID, write bool) (*part, error) {
+	path, err := v.p.DeviceNode(dev)
+	var p *part
+	if err == nil {
+		p, err = openPart(path, 0, write)
+	}
+	// Minors are reused: what was opened has to be what was asked for.
+	if now, ierr := v.p.dm.Info(devmapper.ByDev(dev)); dev != (devmapper.DevNum{}) && (errors.Is(ierr, devmapper.ErrNotFound) || ierr == nil && now.UUID != uuid) {
+		if err == nil {
+			_ = p.file.Close()
+		}
+		return nil, errDeactivated
+	}
+	return p, err
 }
 
 // check asks lvm2 only while the pool does not run: else the kernel tells.
