@@ -93,10 +93,23 @@ func (c *checker) mendOrphan(id metadata.ThinID) error {
 	if err := c.mendDevice(id); err != nil {
 		return err
 	}
-	if err := c.Thin.Delete(thinpool.ID(id)); err != nil && !errors.Is(err, thinpool.ErrNoDevice) {
+	err := c.Thin.Delete(thinpool.ID(id)) // which looks whether the pool could commit that
+	if errors.Is(err, thinpool.ErrNoDevice) {
+		err = c.committed()
+	}
+	if err != nil {
 		return err
 	}
 	return pointMendOrphan.Hit()
+}
+
+// committed is ErrDamaged where what was done before may not have been committed.
+func (c *checker) committed() error {
+	st, err := c.Thin.Status()
+	if err == nil && !st.Commits() {
+		err = c.p.unwritable(st)
+	}
+	return err
 }
 
 func (c *checker) removeTree(path string) error {
