@@ -189,11 +189,11 @@ func (v volumes) removeThinPool(ctx context.Context, vg lvm.VG) (at places, err 
 	if !ok || lv.Type != "thin-pool" {
 		return at, fmt.Errorf("thin pool %s/%s is not there any more: %w", vg.Name, r.Name, errs.ErrNotFound)
 	}
-	if lv.ThinPool.Thins > 0 || lv.ThinPool.TransactionID > 0 {
-		return at, fmt.Errorf("thin pool %s/%s is being used: %w", vg.Name, r.Name, errs.ErrBusy)
-	}
 	data, _ := t.named(lv.ThinPool.DataLV)
 	meta, _ := t.named(lv.ThinPool.MetadataLV)
+	if err := t.empty(ctx, vg.Name+"/"+r.Name, lv, meta); err != nil {
+		return at, err
+	}
 	at = places{data.Ranges, meta.Ranges}
 	if err := v.lvm.RemoveLVs(ctx, lv); err != nil {
 		return at, err
