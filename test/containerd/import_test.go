@@ -64,7 +64,7 @@ func (h *host) unlikeImageLoad(root string) treecmp.Options {
 	}
 	return treecmp.Options{IgnoreTimes: func(rel string) bool {
 		fi, err := os.Lstat(filepath.Join(root, rel))
-		return err == nil && (fi.IsDir() || fi.Sys().(*syscall.Stat_t).Nlink > 1)
+		return rel == "." || err == nil && (fi.IsDir() || fi.Sys().(*syscall.Stat_t).Nlink > 1)
 	}}
 }
 
