@@ -129,7 +129,7 @@ address = %q
 type = "snapshot"
 address = %q
 [plugins."io.containerd.transfer.v1.local"]
-unpack_config = [{platform = "linux/amd64", snapshotter = "dmlayer", differ = "walking"}]
+unpack_config = [{platform = "linux/amd64", snapshotter = "dmlayer", differ = "`+h.transferDiffer()+`"}]
 `+h.diffConfig()+h.r.cri, filepath.Join(h.dir, "root"), filepath.Join(h.dir, "state"), strings.Join(off, `", "`), filepath.Join(h.dir, "c.sock"), h.socket())
 	file := filepath.Join(h.dir, "config.toml")
 	must(h.t, os.WriteFile(file, []byte(config), 0o600))
@@ -149,6 +149,14 @@ unpack_config = [{platform = "linux/amd64", snapshotter = "dmlayer", differ = "w
 			h.t.Fatalf("containerd does not answer:\n%s", h.log())
 		}
 	}
+}
+
+// transferDiffer is who unpacks for the transfer service.
+func (h *host) transferDiffer() string {
+	if h.r.diff {
+		return "dmlayer-diff"
+	}
+	return "walking"
 }
 
 // diffConfig has our differ asked first.
