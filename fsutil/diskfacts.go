@@ -270,6 +270,23 @@ func attribute(path string) string {
 	return strings.TrimSpace(string(b))
 }
 
+// Identity tells a block device from all others that have had its number since the boot: by the number that the kernel gives each disk that it
+// sees, from Linux 5.15 on, and of a loop device also by the file behind it. "" is nothing that could tell.
+func Identity(n DevNum) string {
+	dir := "/sys/dev/block/" + n.String() + "/"
+	id := attribute(dir + "diskseq")
+	if id == "" { // of a partition
+		id = attribute(dir + "../diskseq")
+	}
+	if name, err := deviceName(n); err == nil && strings.HasPrefix(name, "loop") {
+		number, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
+		if l, attached, lerr := LoopOf(number); err == nil && lerr == nil && attached {
+			id += fmt.Sprintf(" of file %d on %d", l.Inode, l.Dev)
+		}
+	}
+	return id
+}
+
 // String names the device for people.
 func (d DiskNode) String() string { return fmt.Sprintf("%s (%s)", d.Name, d.DevNum) }
 

@@ -140,8 +140,8 @@ func TestVolumesInterrupted(t *testing.T) {
 	}
 	// The recovery is killed, too.
 	w.kill("create", "pool.lvm.data-volume")
-	for _, point := range []string{"pool.lvm.volumes-removed", "pool.lvm.group-removed", "pool.lvm.physical-volume-removed", "pool.lvm.disk-restored"} {
-		if thorough() || point == "pool.lvm.physical-volume-removed" {
+	for _, point := range []string{"pool.lvm.volumes-removed", "pool.lvm.group-removed", "pool.lvm.disk-restored"} {
+		if thorough() || point == "pool.lvm.disk-restored" {
 			w.kill("recover", point)
 		}
 	}
@@ -158,6 +158,7 @@ func TestVolumesInterrupted(t *testing.T) {
 	w.run("extend")
 	must(t, w.Check(pooltest.Context(t)))
 	w.kill("destroy", "pool.lvm.group-removed")
+	w.kill("recover", "pool.lvm.physical-volume-removed")
 	w.run("recover")
 	must(t, nothingLeft(w.Env))
 	if found, err := fsutil.Probe(disk.Path); err != nil || len(found) > 0 {

@@ -45,6 +45,8 @@ type Backing struct {
 	// Of a device backing: where its devices were seen last. They are found by what is written on them.
 	DataDevice     string `json:"dataDevice,omitempty"`
 	MetadataDevice string `json:"metadataDevice,omitempty"`
+	// GivenBack are the roles of those, "data" and "metadata", that the undo of a create or a destroy has done with.
+	GivenBack []string `json:"givenBack,omitempty"`
 
 	LVM *LVM `json:"lvm,omitempty"` // of an lvm backing
 }
@@ -63,6 +65,8 @@ type LVM struct {
 	// MadeVG tells that the volume group was made for the pool, on Device, and goes with it.
 	MadeVG bool   `json:"madeVg,omitempty"`
 	Device string `json:"device,omitempty"`
+	// GroupRemoved tells of a pool that is being destroyed that it has gone.
+	GroupRemoved bool `json:"groupRemoved,omitempty"`
 
 	// Replaced is the empty thin pool whose place the volumes have taken: destroying the pool makes it again.
 	Replaced *LVMThinPool `json:"replaced,omitempty"`

@@ -47,6 +47,20 @@ func (v volumes) tag() string { return tagPool + v.p.record.UUID }
 type holding struct {
 	vg             lvm.VG
 	data, metadata []lvm.LV // one each, unless something is wrong
+	others         []lvm.LV // of the group
+}
+
+// unused is ErrBusy where somebody has made snapshots of the volumes: lvm2 would remove these with them.
+func (h holding) unused() error {
+	for _, lv := range h.all() {
+		for _, o := range h.others {
+			if o.Origin == lv.Name {
+				err := fmt.Errorf("volume %s/%s is a snapshot of the pool's volume %s: %w", h.vg.Name, o.Name, lv.Name, errs.ErrBusy)
+				return errs.WithHint(err, "it is somebody else's: lvremove removes it, and lvconvert --merge is not for a pool that runs")
+			}
+		}
+	}
+	return nil
 }
 
 func (h holding) all() []lvm.LV { return slices.Concat(h.data, h.metadata) }
@@ -84,7 +98,8 @@ func (v volumes) find(ctx context.Context) (h holding, err error) {
 	h.vg, lvs, err = v.lvm.GroupWithLVs(ctx, uuid)
 	for _, lv := range lvs {
 		switch {
-		case !lv.HasTag(v.tag()):
+		case !lv.HasTag(v.tag()) || lv.Origin != "": // a snapshot may have the tags of its origin
+			h.others = append(h.others, lv)
 		case lv.HasTag(tagMetadata):
 			h.metadata = append(h.metadata, lv)
 		case lv.HasTag(tagData):

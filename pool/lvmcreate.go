@@ -168,6 +168,7 @@ func (v volumes) create(ctx context.Context) error {
 // makeVolume makes one, at its places if they are given and can be had.
 func (v volumes) makeVolume(ctx context.Context, vg lvm.VG, o lvm.LVSpec) error {
 	o.Tags = append(o.Tags, tagOurs, v.tag())
+	o.Keep = v.p.record.Backing.LVM.MadeVG // of the disk they have been wiped, where that is put back if need be
 	err := v.lvm.CreateLV(ctx, vg, o)
 	if err == nil || len(o.Ranges) == 0 || ctx.Err() != nil || errors.Is(err, errs.ErrExists) {
 		return err
@@ -200,11 +201,14 @@ func (v volumes) remove(ctx context.Context) error {
 
 // present looks whether the volume group is there, and all of it, before a destroy begins, which must come to its end.
 func (v volumes) present(ctx context.Context) error {
-	vg, err := v.group(ctx)
+	h, err := v.find(ctx)
 	if err != nil {
 		return v.gone(err)
 	}
-	return complete(vg)
+	if err := complete(h.vg); err != nil {
+		return err
+	}
+	return h.unused()
 }
 
 // complete is ErrDamaged for a volume group of which disks are missing: lvm2 does not change it.
@@ -226,6 +230,9 @@ func (v volumes) gone(err error) error {
 // removeFrom removes the volumes from their group, and the group if it was made for them and holds nothing else.
 func (v volumes) removeFrom(ctx context.Context, h holding) error {
 	l := v.p.record.Backing.LVM
+	if err := h.unused(); err != nil {
+		return err
+	}
 	if err := v.lvm.RemoveLVs(ctx, h.all()...); err != nil {
 		return err
 	}

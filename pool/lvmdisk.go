@@ -98,9 +98,10 @@ func (spec *Spec) planGroup(ctx context.Context, c *lvm.Client, uuid string) (*m
 
 // savedPlace says which disk is saved, for as long as nothing on it says so. Numbers and paths mean nothing after a reboot.
 type savedPlace struct {
-	Path   string `json:"path"`
-	Number string `json:"number"` // of the device
-	Boot   string `json:"boot"`   // the boot id
+	Path     string `json:"path"`
+	Number   string `json:"number"`             // of the device
+	Boot     string `json:"boot"`               // the boot id
+	Identity string `json:"identity,omitempty"` // of the disk that has the number, as the kernel tells it; "": it does not
 }
 
 // forgetDisk drops what was saved of a disk, once the pool has been made.
@@ -123,7 +124,7 @@ func (v volumes) saveDisk(ctx context.Context, t *takenDisk) error {
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(savedPlace{Path: t.path, Number: t.disk.String(), Boot: string(boot)})
+	text, err := json.Marshal(savedPlace{Path: t.path, Number: t.disk.String(), Boot: string(boot), Identity: fsutil.Identity(t.disk.DevNum)})
 	if err != nil {
 		return err
 	}
@@ -194,40 +195,46 @@ func (v volumes) removeGroup(ctx context.Context, vg lvm.VG) error {
 	return pointLVMGroupRemoved.Hit()
 }
 
-// removeDisk takes lvm2's label off the disk, if it is there and in no group, and puts back what a create that failed has overwritten.
+// removeDisk takes lvm2's label off the disk, if it is in no group, or puts back what a create that failed has overwritten, the label last.
 func (v volumes) removeDisk(ctx context.Context) error {
 	pv, err := v.lvm.PVByUUID(ctx, lvm.FormatUUID(v.p.record.UUID))
+	undo := v.p.record.State == metadata.PoolCreating
 	switch {
-	case errors.Is(err, errs.ErrNotFound):
-		pv.Name = ""
-	case err != nil:
+	case err != nil && !errors.Is(err, errs.ErrNotFound):
 		return err
-	case pv.VG != "":
-		return nil
-	default:
+	case err == nil && pv.VG != "":
+		if undo {
+			v.p.log.Warn("what a create that died has overwritten is not put back: its volume group has volumes of somebody else", "disk", pv.Name, "vg", pv.VG)
+		}
+	case undo:
+		if err := v.restoreDisk(ctx, pv.Name); err != nil {
+			return err
+		}
+	case err == nil:
+		// From then on a disk that is not found has not to be waited for.
+		if err := v.p.files.note(ctx, func(b *metadata.Backing) { b.LVM.GroupRemoved = true }); err != nil {
+			return err
+		}
 		if err := v.lvm.RemovePV(ctx, pv); err != nil {
 			return err
 		}
 		if err := pointLVMPVRemoved.Hit(); err != nil {
 			return err
 		}
-	}
-	if v.p.record.State == metadata.PoolCreating {
-		if err := v.restoreDisk(ctx, pv.Name); err != nil {
-			return err
-		}
+	case !v.p.record.Backing.LVM.GroupRemoved:
+		return v.gone(err)
 	}
 	return v.p.files.forgetDisk()
 }
 
-// restoreDisk writes back what was saved. path is where the disk was just seen, "" where nothing on it says any more which it is: then
-// it has to be the same device since the same boot.
+// restoreDisk writes back what was saved. path is where the disk was just seen, "" where lvm2 does not see it.
 func (v volumes) restoreDisk(ctx context.Context, path string) (err error) {
-	if !exists(v.p.files.savedDisks()) {
+	saved := v.p.files.savedDisks()
+	if !exists(saved) {
 		return nil // nothing was written yet
 	}
 	if path == "" {
-		if path, err = v.sameDisk(); err != nil || path == "" {
+		if path, err = v.findSaved(ctx); err != nil {
 			return err
 		}
 	}
@@ -240,7 +247,7 @@ func (v volumes) restoreDisk(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	err = eachSaved(v.p.files.savedDisks(), func(e saveEntry) error {
+	err = eachSaved(saved, func(e saveEntry) error {
 		if e.kind == savePlace {
 			return nil
 		}
@@ -252,36 +259,14 @@ func (v volumes) restoreDisk(ctx context.Context, path string) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := putBack(ctx, v.p.files.savedDisks(), rawDataRole, f); err != nil {
+	label, err := putBack(ctx, saved, rawDataRole, f, labelSector)
+	if err == nil {
+		err = writeLast(f, label, labelSector)
+	}
+	if err != nil {
 		return fmt.Errorf("put back what was on %s: %w", path, err)
 	}
 	// A disk that cannot have its partitions read again has them read when it is attached the next time.
 	_ = fsutil.RereadPartitions(f)
 	return pointLVMDiskRestored.Hit()
-}
-
-// sameDisk returns the path of the disk that was saved, or "" where nobody can tell any more which it was.
-func (v volumes) sameDisk() (string, error) {
-	var s savedPlace
-	err := eachSaved(v.p.files.savedDisks(), func(e saveEntry) error {
-		if e.kind != savePlace {
-			return nil
-		}
-		if err := json.Unmarshal(e.data, &s); err != nil {
-			return fmt.Errorf("%s: %w: %w", v.p.files.savedDisks(), err, errs.ErrDamaged)
-		}
-		return nil
-	})
-	if err != nil {
-		return "", err
-	}
-	boot, err := bootID()
-	if err != nil {
-		return "", err
-	}
-	if num, err := fsutil.DevNumOf(s.Path); err != nil || num.String() != s.Number || string(boot) != s.Boot {
-		v.p.log.Warn("what a create that died has overwritten stays so: nobody can tell which disk it was", "path", s.Path)
-		return "", nil
-	}
-	return s.Path, nil
 }

@@ -1,12 +1,14 @@
 package pool
 
 import (
+	"bytes"
 	"errors"
 	"strings"
 	"testing"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/lvm"
+	"github.com/dmlayer/dmlayer/metadata"
 )
 
 // What the data does not get is enough for the metadata, and for as much again.
@@ -81,5 +83,46 @@ func TestVolumesSpec(t *testing.T) {
 	}
 	if _, err := (Spec{Name: "p", Backing: BackingLVM, VG: "vg"}).complete(); err != nil {
 		t.Error(err)
+	}
+}
+
+// Of whose volumes somebody has made a snapshot, a pool is not removed: lvm2 would remove that with them.
+func TestVolumesWithSnapshots(t *testing.T) {
+	h := holding{data: []lvm.LV{{Name: "data"}}, metadata: []lvm.LV{{Name: "metadata"}}, others: []lvm.LV{{Name: "other"}, {Name: "snap", Origin: "other"}}}
+	must(t, h.unused())
+	h.others = append(h.others, lvm.LV{Name: "mine", Origin: "metadata"})
+	if err := h.unused(); !errors.Is(err, errs.ErrBusy) || !strings.Contains(err.Error(), "mine") {
+		t.Error(err)
+	}
+}
+
+// What lvm2 and a create may have left of a disk is told from what somebody else has put there.
+func TestMayHave(t *testing.T) {
+	v := volumes{p: &Pool{record: metadata.Pool{UUID: "0123456789abcdef0123456789abcdef"}}}
+	label := func(uuid string) []byte {
+		b := make([]byte, saveSector)
+		copy(b, "LABELONE")
+		copy(b[24:], "LVM2 001"+uuid)
+		return b
+	}
+	head := append([]byte{1, 2, 3, 4}, headMagic...)
+	zeros := make([]byte, saveSector)
+	for what, x := range map[string]struct {
+		offset int64
+		sector []byte
+		may    bool
+	}{
+		"zeros":            {5 << 20, zeros, true},
+		"our label":        {labelSector, label(v.p.record.UUID), true},
+		"another label":    {labelSector, label("0123456789abcdef0123456789abcdee"), false},
+		"label elsewhere":  {1024, label(v.p.record.UUID), false},
+		"head of metadata": {headSector, append(head, zeros...), true},
+		"head elsewhere":   {8192, append(head, zeros...), false},
+		"anything":         {4096, bytes.Repeat([]byte{9}, saveSector), false},
+		"too short":        {labelSector, []byte("LABELONE"), false},
+	} {
+		if got := v.mayHave(x.offset, x.sector); got != x.may {
+			t.Errorf("%s: %v", what, got)
+		}
 	}
 }

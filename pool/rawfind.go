@@ -41,7 +41,7 @@ type search struct {
 // answer is what a disk begins with.
 type answer struct {
 	disk  seenDisk
-	first []byte // its first sector
+	first []byte // its first two sectors
 	err   error
 }
 
@@ -72,7 +72,7 @@ func searchDisks(ctx context.Context, nodes string, enough func([]seenDisk) bool
 		go func() {
 			// Through the page cache: whoever waits there can be killed.
 			a := answer{disk: seenDisk{node: node, path: path}}
-			if a.first, a.err = firstSector(path, node.DevNum); a.err == nil {
+			if a.first, a.err = firstSectors(path, node.DevNum); a.err == nil {
 				a.disk.header, a.err = parseHeader(a.first)
 			}
 			answers <- a
@@ -128,15 +128,15 @@ func (s *search) drop(all []fsutil.DiskNode) {
 	slices.SortFunc(s.disks, func(a, b seenDisk) int { return cmp.Compare(a.path, b.path) })
 }
 
-// firstSector reads the first sector of a device once it has been seen that the path leads to it.
-func firstSector(path string, n fsutil.DevNum) ([]byte, error) {
+// firstSectors reads the first two sectors of a device once it has been seen that the path leads to it.
+func firstSectors(path string, n fsutil.DevNum) ([]byte, error) {
 	f, err := openNode(path, n, false)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b := make([]byte, headerSector)
-	if _, err := f.ReadAt(b, 0); err != nil {
+	b := make([]byte, 2*headerSector)
+	if n, err := f.ReadAt(b, 0); n < headerSector {
 		return nil, err
 	}
 	return b, nil
@@ -224,11 +224,6 @@ func (d *rawDevices) search(ctx context.Context) (search, error) {
 func (d *rawDevices) one(s search, role string) (seenDisk, error) {
 	of := d.seen(s.disks, role)
 	if len(of) > 1 {
-		// What something else has cannot be the pool's, which does not run.
-		free := slices.DeleteFunc(slices.Clone(of), func(s seenDisk) bool { return isTaken(s) })
-		if len(free) == 1 {
-			return free[0], nil
-		}
 		err := fmt.Errorf("the %s device of pool %q is there twice, as %s and %s: %w", role, d.record.Name, of[0].path, of[1].path, errs.ErrDamaged)
 		return seenDisk{}, errs.WithHint(err, "one is a copy of the other: take the copy away, or use a multipath device that joins them. Nothing was changed")
 	}
@@ -252,15 +247,6 @@ func missing(err, class error) error {
 		return errs.WithHint(fmt.Errorf("%w: %w", err, class), "attach the disk, under whatever name; without it the pool's content cannot be reached")
 	}
 	return err
-}
-
-func isTaken(s seenDisk) bool {
-	f, err := openNode(s.path, s.node.DevNum, true)
-	if err != nil {
-		return errors.Is(err, errs.ErrBusy)
-	}
-	_ = f.Close()
-	return false
 }
 
 // find opens the devices of a pool that does not run, and looks once more at what it has opened.

@@ -154,7 +154,11 @@ func TestDisksSavedAndPutBack(t *testing.T) {
 			}
 		}
 		for range 2 { // it can be repeated
-			if err := putBack(ctx, path, s.role, f); err != nil {
+			first, err := putBack(ctx, path, s.role, f, 0)
+			if err == nil {
+				err = writeFirst(f, first)
+			}
+			if err != nil {
 				t.Fatal(err)
 			}
 			if got, err := os.ReadFile(f.Name()); err != nil || !bytes.Equal(got, before[i]) {

@@ -58,9 +58,8 @@ func importMedia(ctx context.Context, dirs Dirs, o ImportOptions, find func() (m
 	if running, err = im.lieOn(dm, record, p.files); err != nil {
 		return report, err
 	}
-	if known, err := uuidOf(ctx, im.from); err == nil && known != record.UUID {
-		err := fmt.Errorf("there is another pool %q: %w", name, errs.ErrExists)
-		return report, errs.WithHint(err, "--name gives it another name")
+	if err := im.placeIsFree(ctx, record.UUID); err != nil {
+		return report, err
 	}
 	if err := makeDirs(im.from.poolsDir(), im.from.dir()); err != nil {
 		return report, err
@@ -80,6 +79,43 @@ func importMedia(ctx context.Context, dirs Dirs, o ImportOptions, find func() (m
 		return report, err
 	}
 	return report, fsutil.SyncDir(im.from.poolsDir())
+}
+
+// placeIsFree is ErrExists where the folder is that of another pool, which may have lost its records.
+func (im *importer) placeIsFree(ctx context.Context, uuid string) error {
+	known, err := uuidOf(ctx, im.from)
+	other := ""
+	switch {
+	case errors.Is(err, errs.ErrNotFound):
+		if other, err = im.from.leftOfOther(uuid); err != nil {
+			return err
+		}
+	case err != nil: // it could not be told
+		other = fmt.Sprintf("the records of a pool %q cannot be read: %v", im.from.name, err)
+	case known != uuid:
+		other = fmt.Sprintf("there is another pool %q", im.from.name)
+	}
+	if other == "" {
+		return nil
+	}
+	return errs.WithHint(fmt.Errorf("%s: %w", other, errs.ErrExists), "--name gives it another name")
+}
+
+// leftOfOther says what is in a folder without records that may be another pool's than the one with that UUID, "" for nothing.
+func (f files) leftOfOther(uuid string) (string, error) {
+	for _, path := range []string{f.data(), f.metadata(), f.savedDisks()} {
+		if exists(path) {
+			return path + " is there, of a pool whose records are lost", nil
+		}
+	}
+	side, err := os.ReadDir(f.blobs())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return "", err
+	}
+	if len(side) > 0 && !exists(f.backupDir(uuid)) {
+		return f.blobs() + " holds side files, and no backup tells whose", nil
+	}
+	return "", nil
 }
 
 // lieOn makes the importer's backing one with these files, and tells whether a pool runs on it.
@@ -108,7 +144,7 @@ func recordOfDisks(paths []string) (r metadata.Pool, err error) {
 		if err != nil {
 			return r, err
 		}
-		sector, err := firstSector(path, n)
+		sector, err := firstSectors(path, n)
 		if err != nil {
 			return r, fmt.Errorf("read %s: %w", path, err)
 		}

@@ -1,10 +1,12 @@
 package pool
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -19,7 +21,7 @@ var (
 )
 
 // remove puts back what a create that did not come to its end has overwritten, or takes down the devices of a pool. It can be
-// repeated from any point: what is done has no header of the pool any more.
+// repeated from any point: what is done has no header of the pool any more, and is recorded.
 func (d *rawDevices) remove(ctx context.Context) error {
 	undo := d.record.State == metadata.PoolCreating
 	saved := map[string]*formerDisk{}
@@ -78,8 +80,8 @@ func (d *rawDevices) gone(err, class error) error {
 func (d *rawDevices) giveBack(ctx context.Context, s search, role string, saved *formerDisk) error {
 	seen, err := d.one(s, role)
 	if none := (*missingError)(nil); errors.As(err, &none) {
-		if d.givenBack(s, role, saved) {
-			return nil
+		if done, lerr := d.givenBack(ctx, s, role, saved); done || lerr != nil {
+			return lerr
 		}
 		return d.gone(err, errs.ErrDamaged)
 	}
@@ -95,10 +97,17 @@ func (d *rawDevices) giveBack(ctx context.Context, s search, role string, saved 
 	if err != nil {
 		return err
 	}
+	first := make([]byte, headerSector)
 	if saved != nil {
-		err = putBack(ctx, d.files.savedDisks(), role, disk.file)
+		first, err = putBack(ctx, d.files.savedDisks(), role, disk.file, 0)
 	} else {
 		err = clearDisk(disk)
+	}
+	if err == nil {
+		err = d.files.note(ctx, func(b *metadata.Backing) { b.GivenBack = append(b.GivenBack, role) })
+	}
+	if err == nil {
+		err = writeLast(disk.file, first, 0)
 	}
 	if err == nil {
 		err = fsutil.DropCache(disk.file)
@@ -114,26 +123,54 @@ func (d *rawDevices) giveBack(ctx context.Context, s search, role string, saved 
 	return pointDiskCleared.Hit()
 }
 
-// givenBack tells whether there is a disk that could be the one which is looked for, as it was or as it is left.
-func (d *rawDevices) givenBack(s search, role string, saved *formerDisk) bool {
-	least := d.record.Backing.DataSize
-	if role == rawMetaRole {
-		least = d.record.Backing.MetadataSize
+// givenBack tells whether a disk without a header is what it is to be: it was put back or cleared before, or a create that died has not come to
+// it. Then one of its size still has all that was saved of it.
+func (d *rawDevices) givenBack(ctx context.Context, s search, role string, saved *formerDisk) (bool, error) {
+	if slices.Contains(d.record.Backing.GivenBack, role) {
+		return true, nil
+	}
+	if saved == nil {
+		return false, nil
 	}
 	for _, o := range s.others {
-		size := o.disk.node.Size
-		if saved != nil && size == saved.size && string(o.first) == string(saved.first) {
-			return true
+		if o.disk.node.Size != saved.size || !bytes.HasPrefix(o.first, saved.first) {
+			continue
 		}
-		if saved == nil && size >= least+headerSpace && isZero(o.first) {
-			return true
+		if same, err := d.asSaved(ctx, o.disk, role); same || err != nil {
+			return same, err
 		}
 	}
-	return false
+	return false, nil
 }
 
-// clearDisk leaves nothing on a disk by which it is taken for something: no superblock, no signature of what nodes hold, and, when all
-// that is durable, no header.
+func (d *rawDevices) asSaved(ctx context.Context, disk seenDisk, role string) (bool, error) {
+	f, err := openNode(disk.path, disk.node.DevNum, false)
+	if err != nil {
+		return false, nil // it has gone
+	}
+	defer f.Close()
+	if err := fsutil.DropCache(f); err != nil {
+		return false, err
+	}
+	same, _, err := isSaved(ctx, d.files.savedDisks(), role, f, func(int64, []byte) bool { return false })
+	return same, err
+}
+
+// note changes what the record says of the backing of a pool that is being destroyed, or was being made: the start/stop lock is held exclusively.
+func (f files) note(ctx context.Context, change func(*metadata.Backing)) error {
+	store := metadata.New(f.store(), unlocked{})
+	defer store.Close()
+	return store.Update(ctx, func(tx *metadata.Tx) error {
+		r, err := tx.Pool()
+		if err != nil {
+			return err
+		}
+		change(&r.Backing)
+		return tx.PutPool(r)
+	})
+}
+
+// clearDisk leaves nothing on a disk, behind its header, by which it is taken for something: no superblock, no signature of what nodes hold.
 func clearDisk(disk rawDisk) error {
 	ranges := []fsutil.Range{{Offset: headerSector, Length: headerSpace - headerSector}, {Offset: headerSpace, Length: thinmeta.BlockSize}}
 	// Of a disk that cannot be read everywhere the header goes, and what can be found.
@@ -146,5 +183,5 @@ func clearDisk(disk rawDisk) error {
 			return fmt.Errorf("clear %s: %w", disk.path, err)
 		}
 	}
-	return writeFirst(disk.file, make([]byte, headerSector))
+	return nil
 }

@@ -23,6 +23,8 @@ const (
 	saveHead  = 32
 	saveUnit  = 4 << 10 // what is looked at for zeros
 	savePiece = 1 << 20 // most data of an entry
+
+	saveSector = 512 // what is compared
 )
 
 // The kinds of entries.
@@ -242,46 +244,99 @@ func eachSaved(path string, fn func(saveEntry) error) error {
 	return readSave(bufio.NewReaderSize(f, 64<<10), fn)
 }
 
-// putBack writes what was saved of one disk, all but the first sector, makes it durable, and then the first sector: as long as that
-// has the header of the pool, the disk is found as one that is to be put back.
-func putBack(ctx context.Context, path, role string, disk *os.File) error {
-	var first []byte
-	err := eachSaved(path, func(e saveEntry) error {
+// putBack writes what was saved of one disk, all but the sector at last, which tells whose the disk is, and returns that one. It is to be written
+// with writeLast: as long as it is the pool's, the disk is found as one that is to be put back.
+func putBack(ctx context.Context, path, role string, disk *os.File, last int64) (sector []byte, err error) {
+	end := last + saveSector
+	err = eachSaved(path, func(e saveEntry) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		if e.role != role || e.kind == saveSize || e.kind == savePlace {
 			return nil
 		}
-		if e.Offset == 0 && e.Length >= headerSector {
-			first = make([]byte, headerSector)
-			copy(first, e.data)
-			e.Offset, e.Length = headerSector, e.Length-headerSector
-			if e.kind == saveBytes {
-				e.data = e.data[headerSector:]
-			}
+		if e.Offset > last || e.End() < end {
+			return writeSaved(disk, e, e.Range)
 		}
-		if e.kind == saveZeros {
-			return fsutil.Zero(disk, e.Range)
+		sector = make([]byte, saveSector)
+		if e.kind == saveBytes {
+			copy(sector, e.data[last-e.Offset:])
 		}
-		_, err := disk.WriteAt(e.data, e.Offset)
+		err := writeSaved(disk, e, fsutil.Range{Offset: e.Offset, Length: last - e.Offset})
+		if err == nil {
+			err = writeSaved(disk, e, fsutil.Range{Offset: end, Length: e.End() - end})
+		}
 		return err
 	})
-	if err == nil && first == nil {
-		err = fmt.Errorf("what was saved of the devices: no first sector: %w", errs.ErrDamaged)
+	if err == nil && sector == nil {
+		err = fmt.Errorf("what was saved of the devices: no sector at %d: %w", last, errs.ErrDamaged)
 	}
-	if err != nil {
-		return err
-	}
-	return writeFirst(disk, first)
+	return sector, err
 }
 
-// writeFirst writes the first sector once all that was written before is durable, and makes it durable.
-func writeFirst(disk *os.File, sector []byte) error {
+// writeSaved writes a part of an entry.
+func writeSaved(disk *os.File, e saveEntry, part fsutil.Range) error {
+	if part.Length == 0 {
+		return nil
+	}
+	if e.kind == saveZeros {
+		return fsutil.Zero(disk, part)
+	}
+	_, err := disk.WriteAt(e.data[part.Offset-e.Offset:part.End()-e.Offset], part.Offset)
+	return err
+}
+
+// isSaved tells whether a disk has now what was saved of it in all places, as far as may has nothing to say about a sector that differs, and how
+// many sectors are the same that are not zeros.
+func isSaved(ctx context.Context, path, role string, disk io.ReaderAt, may func(offset int64, sector []byte) bool) (same bool, alike int, err error) {
+	errOther := errors.New("another disk")
+	now, zeros := make([]byte, savePiece), make([]byte, saveSector)
+	err = eachSaved(path, func(e saveEntry) error {
+		if e.role != role || e.kind != saveBytes && e.kind != saveZeros {
+			return nil
+		}
+		for done := int64(0); done < e.Length; {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			piece := now[:min(e.Length-done, savePiece)]
+			if _, err := disk.ReadAt(piece, e.Offset+done); err != nil {
+				return err
+			}
+			for at := 0; at < len(piece); at += saveSector {
+				sector := piece[at:min(at+saveSector, len(piece))]
+				was := zeros[:len(sector)]
+				if e.kind == saveBytes {
+					was = e.data[done+int64(at):][:len(sector)]
+				}
+				switch {
+				case !bytes.Equal(sector, was):
+					if !may(e.Offset+done+int64(at), sector) {
+						return errOther
+					}
+				case !isZero(sector):
+					alike++
+				}
+			}
+			done += int64(len(piece))
+		}
+		return nil
+	})
+	if errors.Is(err, errOther) {
+		return false, 0, nil
+	}
+	return err == nil, alike, err
+}
+
+// writeFirst is writeLast for the first sector.
+func writeFirst(disk *os.File, sector []byte) error { return writeLast(disk, sector, 0) }
+
+// writeLast writes a sector once all that was written before is durable, and makes it durable.
+func writeLast(disk *os.File, sector []byte, offset int64) error {
 	if err := fsutil.Flush(disk); err != nil {
 		return err
 	}
-	if _, err := disk.WriteAt(sector, 0); err != nil {
+	if _, err := disk.WriteAt(sector, offset); err != nil {
 		return err
 	}
 	return fsutil.Flush(disk)
