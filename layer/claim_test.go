@@ -199,7 +199,7 @@ func TestOwn(t *testing.T) {
 	unmount(t, s, "s")
 	own, at, err := s.Own(ctx, []string{"base", "s", "idle", "nobody"})
 	must(t, err)
-	if own["base"] < 4<<20 || own["s"] < 1<<20 || own["s"] > 3<<20 || own["idle"] != 0 || len(own) != 3 {
+	if own["base"].Bytes < 4<<20 || own["s"].Bytes < 1<<20 || own["s"].Bytes > 3<<20 || own["idle"].Bytes != 0 || len(own) != 3 {
 		t.Errorf("own %v", own)
 	}
 	if now, err := s.Moment(ctx); err != nil || now != at {

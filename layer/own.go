@@ -31,9 +31,12 @@ func (o *op) moment() (Moment, error) {
 	return Moment{Records: version, Metadata: o.Status.TransactionID, Data: o.Status.UsedData}, err
 }
 
+// Owned is what a node has for itself, or why that cannot be told.
+type Owned = pool.Owned
+
 // Own tells how many bytes in the pool each of the named nodes has that its parent has not: what was written into it, overwrites included.
-// Nodes that are not there are left out. The metadata is read once, as of the moment that is returned, and of what parent and child share nothing.
-func (s *Store) Own(ctx context.Context, names []string) (map[string]int64, Moment, error) {
+// Nodes that are not there are left out, and one whose metadata is damaged has an error of its own. The metadata is read once, as of the moment that is returned, and of what parent and child share nothing.
+func (s *Store) Own(ctx context.Context, names []string) (map[string]Owned, Moment, error) {
 	own, at, err := s.own(ctx, names)
 	if err != nil {
 		return nil, at, fmt.Errorf("measure nodes: %w", pool.KernelError(err))
@@ -41,7 +44,7 @@ func (s *Store) Own(ctx context.Context, names []string) (map[string]int64, Mome
 	return own, at, nil
 }
 
-func (s *Store) own(ctx context.Context, names []string) (map[string]int64, Moment, error) {
+func (s *Store) own(ctx context.Context, names []string) (map[string]Owned, Moment, error) {
 	o, err := s.begin(ctx)
 	if err != nil {
 		return nil, Moment{}, err

@@ -29,3 +29,9 @@ func (s *Snapshotter) Views(ctx context.Context, parent string, keys []string, t
 		return nil
 	})
 }
+
+// Measuring begins to measure like one who takes long.
+func (s *Snapshotter) Measuring() (end func()) {
+	s.measuring <- struct{}{}
+	return func() { <-s.measuring }
+}

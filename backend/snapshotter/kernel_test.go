@@ -226,6 +226,13 @@ func TestUsage(t *testing.T) {
 	}
 	_, err = s.Usage(ctx, "nobody")
 	mustBe(t, err, errdefs.ErrNotFound)
+	// Who waits for somebody else's reading may give up.
+	release := s.Measuring()
+	ended, cancel := context.WithCancel(ctx)
+	cancel()
+	_, err = s.Usage(ended, "base")
+	mustBe(t, err, context.Canceled)
+	release()
 }
 
 // TestMountedAtTheEnd commits and removes what is mounted still.

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"sync"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/mount"
@@ -28,8 +27,8 @@ type Snapshotter struct {
 
 	seen seen
 
-	mu    sync.Mutex
-	usage usage
+	measuring chan struct{} // has room for the one who looks at usage
+	usage     usage
 }
 
 var (
@@ -38,7 +37,9 @@ var (
 )
 
 // New returns a snapshotter on a store, which stays the caller's and must outlive it.
-func New(store *layer.Store) *Snapshotter { return &Snapshotter{store: store} }
+func New(store *layer.Store) *Snapshotter {
+	return &Snapshotter{store: store, measuring: make(chan struct{}, 1)}
+}
 
 // Close has nothing to release: snapshots stay as they are.
 func (s *Snapshotter) Close() error { return nil }

@@ -2,11 +2,13 @@ package snapshotter
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
 
 	"github.com/containerd/containerd/v2/core/snapshots"
+	"github.com/containerd/errdefs"
 
 	"github.com/dmlayer/dmlayer/backend/internal/errclass"
 	"github.com/dmlayer/dmlayer/layer"
@@ -14,8 +16,8 @@ import (
 
 // usage is what one reading of the pool's metadata told of all snapshots.
 type usage struct {
-	keys map[string]string // of snapshots, to what they count by; "" is what counts as nothing
-	own  map[string]int64  // bytes by name of node
+	keys map[string]string      // of snapshots, to what they count by; "" is what counts as nothing
+	own  map[string]layer.Owned // by name of node
 	at   layer.Moment
 	read time.Time
 	took time.Duration
@@ -39,29 +41,44 @@ func (s *Snapshotter) Usage(ctx context.Context, key string) (snapshots.Usage, e
 }
 
 func (s *Snapshotter) sizeOf(ctx context.Context, key string) (int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock() // who comes meanwhile is served by the same reading
+	select { // who comes meanwhile is served by the same reading
+	case s.measuring <- struct{}{}:
+		defer func() { <-s.measuring }()
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
 	now, err := s.store.Moment(ctx)
 	if err != nil {
 		return 0, err
 	}
 	if s.usage.at == now { // nothing has changed, keys included
 		if node, ok := s.usage.keys[key]; ok {
-			return s.usage.own[node], nil
+			return s.usage.of(key, node)
 		}
 	}
 	r, err := s.lookup(ctx, key)
 	if err != nil || counted(r) == "" {
 		return 0, err
 	}
-	size, ok := s.usage.own[r.node]
-	if ok && s.usage.rests() {
-		return size, nil
+	if _, ok := s.usage.own[r.node]; ok && s.usage.rests() {
+		return s.usage.of(key, r.node)
 	}
 	if err := s.measure(ctx, now); err != nil {
 		return 0, err
 	}
-	return s.usage.own[r.node], nil
+	return s.usage.of(key, r.node)
+}
+
+// of returns the bytes of a snapshot that counts by a node.
+func (u usage) of(key, node string) (int64, error) {
+	if node == "" {
+		return 0, nil
+	}
+	own, ok := u.own[node]
+	if !ok {
+		return 0, fmt.Errorf("snapshot %q was removed meanwhile: %w", key, errdefs.ErrNotFound)
+	}
+	return own.Bytes, own.Err
 }
 
 // counted returns the node by which a snapshot counts, "" for one that is the layer's.
