@@ -238,8 +238,8 @@ func (s *Store) waitChange(ctx context.Context, changes <-chan struct{}, busy *W
 }
 
 // noteTombstones remembers that the store had none at a version: as long as it is at that one, nobody need look.
-func (s *Store) noteTombstones(version uint64, number int) {
-	if number == 0 {
+func (s *Store) noteTombstones(version uint64, some bool) {
+	if !some {
 		s.quiet.Store(version)
 	}
 }
@@ -270,7 +270,7 @@ func (s *Store) anythingToReap(ctx context.Context) (ok bool, busy *Work, err er
 	err = o.view(ctx, func(tx *metadata.Tx) (err error) {
 		all, err := tx.Tombstones()
 		if err == nil {
-			s.noteTombstones(tx.Version(), len(all))
+			s.noteTombstones(tx.Version(), len(all) > 0)
 			left, err = s.tombstones(tx)
 		}
 		return err

@@ -212,7 +212,7 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 	var gone map[metadata.ThinID]bool
 	var low, high metadata.ThinID
 	var version uint64
-	var left []metadata.Tombstone
+	var tombs bool
 	if err := o.mayWrite(); err != nil {
 		return err
 	}
@@ -232,13 +232,13 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 		o.s.space.Store(&record.Space)
 		gone = o.s.seenGone()
 		if low, high, err = settle(tx, gone); err == nil {
-			left, err = tx.Tombstones()
+			tombs = tx.HasTombstones()
 		}
 		return err
 	})
 	if err == nil {
 		o.version = version
-		o.s.noteTombstones(version, len(left))
+		o.s.noteTombstones(version, tombs)
 		o.s.hints.wrote(version)
 		o.s.forgetBelow(low, gone)
 		o.s.crowd(low, high)

@@ -320,6 +320,12 @@ func (tx *Tx) Tombstone(id ThinID) bool { return tx.b.Bucket(bucketTombs).Get(u3
 // DropTombstone forgets a tombstone; one that is not there is no error.
 func (tx *Tx) DropTombstone(id ThinID) error { return tx.b.Bucket(bucketTombs).Delete(u32(id)) }
 
+// HasTombstones tells whether there is any, at the same cost with any number.
+func (tx *Tx) HasTombstones() bool {
+	k, _ := tx.b.Bucket(bucketTombs).Cursor().First()
+	return k != nil
+}
+
 // Tombstones returns all tombstones by thin id.
 func (tx *Tx) Tombstones() ([]Tombstone, error) {
 	var ts []Tombstone
