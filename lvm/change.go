@@ -52,9 +52,13 @@ func (c *Client) RemoveVG(ctx context.Context, vg VG) error {
 	return nil
 }
 
-// RemovePV takes lvm2's label off a device. One that is in a volume group is refused by lvm2.
+// RemovePV takes lvm2's label off a device. One that is in a volume group is refused by lvm2, but for one that is lost.
 func (c *Client) RemovePV(ctx context.Context, pv PV) error {
-	if _, err := c.command(ctx, "pvremove", "--", pv.Name); err != nil {
+	args := []string{"--", pv.Name}
+	if pv.Lost {
+		args = append([]string{"-ff", "-y"}, args...)
+	}
+	if _, err := c.command(ctx, "pvremove", args...); err != nil {
 		return fmt.Errorf("remove physical volume %s: %w", pv.Name, err)
 	}
 	return nil

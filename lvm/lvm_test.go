@@ -262,6 +262,16 @@ func TestValidNames(t *testing.T) {
 	}
 }
 
+// A physical volume of a group without metadata is one that vgcreate or vgremove has left when it died, and can be taken down.
+func TestLostPV(t *testing.T) {
+	const report = `{"report":[{"pv":[{"pv_name":"/dev/x","pv_uuid":"U","vg_name":"[unknown]","dev_size":"4096","pv_missing":"0"}]}]}`
+	c, _ := fake(t, map[string]string{"pvs": report})
+	pv, err := c.PVByUUID(t.Context(), "U")
+	if err != nil || !pv.Lost || pv.VG != "" {
+		t.Errorf("%+v, %v", pv, err)
+	}
+}
+
 func FuzzReport(f *testing.F) {
 	f.Add([]byte(vgReport))
 	f.Add([]byte(`{"report":[{"lv":[` + lvRow + `]}]}`))

@@ -54,6 +54,7 @@ type ThinPool struct {
 type PV struct {
 	Name, UUID string
 	VG         string // "" for none
+	Lost       bool   // it says that it is in a group, which has left no metadata: vgcreate or vgremove died
 	Size       int64  // bytes, of the device
 	Missing    bool
 }
@@ -198,8 +199,14 @@ func (r row) lv() (lv LV, err error) {
 	return lv, err
 }
 
+// unknownVG is what lvm2 calls a group that a physical volume is in, and of which it finds no metadata.
+const unknownVG = "[unknown]"
+
 func (r row) pv() (pv PV, err error) {
 	pv = PV{Name: r.text("pv_name"), UUID: r.text("pv_uuid"), VG: r.text("vg_name"), Size: r.number("dev_size", &err), Missing: r.isSet("pv_missing")}
+	if pv.VG == unknownVG {
+		pv.VG, pv.Lost = "", true
+	}
 	return pv, err
 }
 
