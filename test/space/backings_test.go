@@ -31,6 +31,8 @@ type place struct {
 	disk *pooltest.LoopDisk // that the volume group of a pool on volumes is on
 }
 
+const volumeGroup = "spacevg"
+
 // spareRoom is how much more than a pool needs there is in a volume group.
 const spareRoom = 64 * mib
 
@@ -57,8 +59,8 @@ func newPlaceWith(t testing.TB, backing string, spec pool.Spec, most int64) *pla
 			spec.DataSize = 2 << 30
 		}
 		p.disk = pooltest.NewLoopDisk(t, max(spec.DataSize+spareRoom, most)+2*max(spec.MetadataSize, 16*mib), 0)
-		pooltest.NewVG(t, "spacevg", &fsutil.Loop{Path: p.disk.Path})
-		spec.Backing, spec.VG = pool.BackingLVM, "spacevg"
+		pooltest.NewVG(t, volumeGroup, &fsutil.Loop{Path: p.disk.Path})
+		spec.Backing, spec.VG = pool.BackingLVM, volumeGroup
 		p.Env = pooltest.New(t, spec)
 		p.below = p.disk.File
 	}

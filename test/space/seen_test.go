@@ -98,11 +98,33 @@ func TestP08UsageIsSeen(t *testing.T) {
 	})
 }
 
-// A pool that is full leaves another one alone, also one of the same root.
+// A pool that is full leaves another one alone, also one of the same root, on the same host's file system or in the same volume group.
 func TestFullPoolLeavesOthersAlone(t *testing.T) {
-	e := newPlace(t, "loopback", pool.Spec{})
+	for _, b := range backings(t, "") {
+		t.Run(b, func(t *testing.T) {
+			fullBesideAnother(t, newPlaceWith(t, b, pool.Spec{DataSize: 256 * mib, BaseSize: 128 * mib}, 400*mib))
+		})
+	}
+}
+
+// smallBeside makes a small pool of the same kind.
+func smallBeside(t *testing.T, e *place) {
+	t.Helper()
+	spec := pool.Spec{Name: "small", FS: "ext4", DataSize: 48 * mib, MetadataSize: 4 * mib, BaseSize: 64 * mib}
+	switch e.backing {
+	case "lvm":
+		spec.Backing, spec.VG = pool.BackingLVM, volumeGroup
+	case "device":
+		spec.Backing = pool.BackingDevice
+		spec.DataDevice, spec.MetadataDevice = pooltest.NewLoopDisk(t, 49*mib, 0).Path, pooltest.NewLoopDisk(t, 5*mib, 0).Path
+		spec.DataSize, spec.MetadataSize = 0, 0
+	}
+	must(t, pool.Create(pooltest.Context(t), e.Dirs, spec))
+}
+
+func fullBesideAnother(t *testing.T, e *place) {
 	s, ctx := e.Open(t), pooltest.Context(t)
-	must(t, pool.Create(ctx, e.Dirs, pool.Spec{Name: "small", FS: "ext4", DataSize: 48 * mib, BaseSize: 64 * mib}))
+	smallBeside(t, e)
 	small, err := layer.Open(ctx, layer.Config{Dirs: e.Dirs, Pool: "small"})
 	must(t, err)
 	snapshot(t, small, "web", "")
