@@ -179,6 +179,34 @@ func TestKnownLayers(t *testing.T) {
 	must(t, store.UpdateDocuments(ctx, func(tx *layer.DocTx) error { return tx.Delete("image", "x") }))
 }
 
+// TestWalkByReference finds snapshots of every kind by a label, as without an index.
+func TestWalkByReference(t *testing.T) {
+	_, _, s := open(t, pool.Spec{})
+	ctx := pooltest.Context(t)
+	wants := snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: ref})
+	_, err := s.Prepare(ctx, "active", "", wants)
+	must(t, err)
+	committed(t, s, "base", "", nil)
+	_, err = s.View(ctx, "view", "base", wants)
+	must(t, err)
+	filter := `labels."containerd.io/snapshot.ref"==` + ref
+	for f, want := range map[string][]string{filter: {"active", "view"}, filter + ",kind==view": {"view"}, "kind==active," + filter: {"active"}} {
+		found := walk(t, s, f)
+		if slices.Sort(found); !slices.Equal(found, want) {
+			t.Errorf("%s: %q, want %q", f, found, want)
+		}
+	}
+	must(t, s.Commit(ctx, "c", "active", wants)) // it was not known to be there while it was made
+	if found := walk(t, s, filter); len(found) != 2 || !slices.Contains(found, "c") {
+		t.Errorf("found %q", found)
+	}
+	must(t, s.Remove(ctx, "c"))
+	must(t, s.Remove(ctx, "view"))
+	if found := walk(t, s, filter); len(found) != 0 {
+		t.Errorf("left is %q", found)
+	}
+}
+
 func walk(t testing.TB, s snapshots.Snapshotter, filters ...string) []string {
 	t.Helper()
 	var names []string

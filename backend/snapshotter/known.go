@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -99,6 +100,7 @@ func known(tx documents, r record) (node string, there bool, err error) {
 	if err != nil {
 		return "", false, err
 	}
+	found = slices.DeleteFunc(found, func(f record) bool { return f.kind() != snapshots.KindCommitted })
 	for _, f := range found {
 		if f.Parent == r.Parent {
 			return f.node, true, nil

@@ -21,7 +21,7 @@ import (
 const (
 	kindSnapshot = "containerd"       // key: the snapshot's; holds its node
 	kindChild    = "containerd-child" // digest of the parent's key, key of the child
-	kindRef      = "containerd-ref"   // digest of the reference, key of the committed snapshot that is labelled with it
+	kindRef      = "containerd-ref"   // digest of the reference, key of a snapshot that is labelled with it
 )
 
 // What clients may ask this package to keep.
@@ -144,7 +144,7 @@ func (r record) index() []place {
 	if r.Parent != "" {
 		places = append(places, place{kindChild, prefixOf(r.Parent) + r.key})
 	}
-	if ref := r.Labels[snapshots.LabelSnapshotRef]; ref != "" && r.kind() == snapshots.KindCommitted {
+	if ref := r.Labels[snapshots.LabelSnapshotRef]; ref != "" {
 		places = append(places, place{kindRef, prefixOf(ref) + r.key})
 	}
 	return places
@@ -169,7 +169,7 @@ func leads(tx documents, kind, from string) ([]string, error) {
 	return keys, nil
 }
 
-// withRef returns the committed snapshots that are labelled with a reference.
+// withRef returns the snapshots that are labelled with a reference.
 func withRef(tx documents, ref string) ([]record, error) {
 	keys, err := leads(tx, kindRef, ref)
 	if err != nil {
