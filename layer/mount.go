@@ -165,7 +165,7 @@ func (o *op) mountDevice(ctx context.Context, n metadata.Node, dir string, readO
 	if err == nil {
 		err = pointMountMounted.Hit()
 		if err == nil && !readOnly {
-			err = growBehind(ctx, d, dir, n, fits)
+			err = o.growBehind(ctx, d, dir, n, fits)
 		}
 		if err != nil {
 			err = errors.Join(err, fsutil.Unmount(context.WithoutCancel(ctx), dir, fsutil.UnmountOptions{}))
@@ -194,15 +194,20 @@ func (o *op) withoutReplay(d *device, n metadata.Node) []string {
 
 // growBehind finishes a growth of the file system that a crash interrupted, or that was left to the
 // first mount. The superblock tells, unless it is known already, so that a mount that needs none pays nothing.
-func growBehind(ctx context.Context, d *device, dir string, n metadata.Node, fits bool) error {
+func (o *op) growBehind(ctx context.Context, d *device, dir string, n metadata.Node, fits bool) error {
 	if !fits {
 		fs, err := fsutil.ReadFS(d.File)
 		fits = err == nil && asLarge(fs, n)
 	}
-	if fits {
-		return finishGrowth(ctx, dir, n)
+	if !fits {
+		return fsutil.Grow(ctx, dir)
 	}
-	return fsutil.Grow(ctx, dir)
+	err := finishGrowth(ctx, dir, n)
+	if err != nil && ctx.Err() == nil { // no mount needs them: in a full pool the files can be read still, and removed
+		o.s.log.Warn("copies of the superblock of a file system that has grown are not brought up; the next mount tries again", "node", n.Name, "error", err)
+		return nil
+	}
+	return err
 }
 
 // asLarge tells whether a file system fills its node, but for a part of a block.
