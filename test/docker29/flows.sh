@@ -62,6 +62,8 @@ containers() {
 	same 2 "$(disks)"
 	same "A /data/own C /data D /data/link" "$(docker diff one | sort | tr '\n' ' ' | sed 's/ $//')"
 	same two "$(docker start -a two >/dev/null; docker cp two:/data/own - | tar xO)"
+	docker ps -a -s --format '{{.Names}} {{.Size}}' >"$work/ps"
+	has '^one [1-9]' "$work/ps"
 	docker commit one made:1 >/dev/null
 	same one "$(run made:1 cat /data/own)"
 	refused 'No such file' run made:1 ls /data/link
@@ -94,7 +96,7 @@ save() {
 
 # Docker 29 does not tell containerd --storage-opt size: what a container may hold is what the image's layers have, the pool's base size.
 size() {
-	same 1 "$(run --storage-opt size=20G "$image" df -k / | awk 'END {print int($2 / 900000)}')"
+	same 1 "$(run --storage-opt size=20G "$image" df -kP / | awk 'END {print int($2 / 700000)}')"
 	refused 'No space left' run "$image" dd if=/dev/zero of=/big bs=1M count=1100
 }
 
@@ -109,6 +111,10 @@ volumes() {
 
 # A container runs on while each daemon in turn, and then all of them, end and come back; and so when they are killed.
 restart() {
+	# Also told by a file, as users do.
+	mkdir -p /etc/docker
+	echo '{ "features": { "containerd-snapshotter": true }, "storage-driver": "dmlayer", "live-restore": true }' >/etc/docker/daemon.json
+	dockerd_flags=()
 	docker run -d --name alive --network none "$image" sh -c 'while :; do sleep 1000; done' >/dev/null
 	local n=0 how note=
 	for how in TERM KILL; do
