@@ -184,7 +184,7 @@ func checkSettings(r metadata.Pool) error {
 		err = fmt.Errorf("%d bytes of data and %d of metadata, of which %d are held", r.Backing.DataSize, r.Backing.MetadataSize, r.Backing.MetadataHeld)
 	}
 	if err != nil {
-		return fmt.Errorf("records with settings that make no sense: %v: %w", err, errs.ErrDamaged)
+		return fmt.Errorf("records with settings that make no sense: %s: %w", err.Error(), errs.ErrDamaged)
 	}
 	return nil
 }
