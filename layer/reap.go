@@ -224,15 +224,19 @@ func (s *Store) waitChange(ctx context.Context, changes <-chan struct{}, busy *W
 		return ok, nil
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- s.WaitFor(ctx, *busy) }()
+	defer cancel()
+	var err error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		err = s.WaitFor(ctx, *busy)
+	}()
 	select {
 	case _, ok := <-changes:
 		cancel()
 		<-ended
 		return ok, nil
-	case err := <-ended:
-		cancel()
+	case <-ended:
 		return true, err
 	}
 }
