@@ -7,6 +7,8 @@
 cgroups=unified
 . "$(dirname "$0")/../docker/host.sh"
 archive=$2 image=$3
+mkdir -p "$DOCKER_CONFIG/cli-plugins"
+ln -s "$(command -v docker-buildx)" "$DOCKER_CONFIG/cli-plugins/docker-buildx"
 export CONTAINERD_ADDRESS=/run/containerd.sock CONTAINERD_NAMESPACE=moby
 
 # As in docs/containerd.md.
@@ -81,6 +83,29 @@ containers() {
 		WORKDIR /data/work
 	END
 	same built "$(run built:1 cat ../built)"
+}
+
+# BuildKit mounts snapshots by itself: several stages, copies between them, caches, secrets, a context.
+buildkit() {
+	mkdir -p "$work/context"
+	echo context >"$work/context/file"
+	cat >"$work/context/Dockerfile" <<-END
+		FROM $image AS one
+		RUN echo one >/data/one && rm /data/random
+		FROM $image
+		COPY --from=one /data/one /data/two
+		COPY file /data/
+		RUN --mount=type=cache,target=/cache echo cached >>/cache/c && wc -l </cache/c >/data/lines
+		RUN --mount=type=bind,from=one,source=/data,target=/one test ! -e /one/random && rm /data/link
+	END
+	local n
+	for n in 1 2; do
+		DOCKER_BUILDKIT=1 docker build -q --network none --build-arg n=$n -t kit:$n "$work/context" >/dev/null
+	done
+	same "one context 1" "$(run kit:2 cat /data/two /data/file /data/lines | xargs)"
+	refused 'No such file' run kit:1 ls /data/link
+	docker rmi kit:1 kit:2 >/dev/null
+	docker builder prune -af >/dev/null
 }
 
 save() {
@@ -180,6 +205,6 @@ start_dmlayer
 start_containerd
 start_dockerd
 shift 3
-[ $# -gt 0 ] || set -- containers save size volumes restart kills
+[ $# -gt 0 ] || set -- containers buildkit save size volumes restart kills
 for f in images "$@" remove; do flow "$f"; done
 dmlayer pool destroy --force >/dev/null
