@@ -82,8 +82,9 @@ func (spec *Spec) planGroup(ctx context.Context, c *lvm.Client, uuid string) (*m
 	}
 	l := &metadata.LVM{MadeVG: true, Device: path, VG: "dmlayer-" + spec.Name}
 	_, err = c.VGByName(ctx, l.VG)
-	if !errors.Is(err, errs.ErrNotFound) { // taken, twice even, or no name for lvm2
-		if err != nil && !errors.Is(err, errs.ErrDamaged) && !errors.Is(err, errs.ErrInvalid) {
+	// Taken, twice even, or no name for lvm2; or one that lvm2 does not take because of links that it has left when it was killed, without udev.
+	if !errors.Is(err, errs.ErrNotFound) || exists(filepath.Join("/dev", l.VG)) {
+		if err != nil && !errors.Is(err, errs.ErrNotFound) && !errors.Is(err, errs.ErrDamaged) && !errors.Is(err, errs.ErrInvalid) {
 			return nil, err
 		}
 		l.VG = "dmlayer-" + uuid[:12]
