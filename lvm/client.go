@@ -31,13 +31,31 @@ const ownPrefix = "DMLAYER-"
 // Client runs lvm2's programs.
 type Client struct {
 	program string
+	guard   *Guard // or nil
 }
 
 // New returns a client.
 func New() *Client { return &Client{program: program} }
 
-// command runs one of lvm2's commands and returns what it wrote to standard output. The output may be valid beside an error.
+// command runs one of lvm2's commands that change something and returns what it wrote to standard output. The output may be valid beside an error.
 func (c *Client) command(ctx context.Context, name string, args ...string) ([]byte, error) {
+	stdin, leave, err := c.guard.enter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return c.configured(ctx, stdin, name, args...)
+}
+
+// ask runs one that only looks.
+func (c *Client) ask(ctx context.Context, name string, args ...string) ([]byte, error) {
+	if err := c.guard.settled(ctx); err != nil {
+		return nil, err
+	}
+	return c.configured(ctx, nil, name, args...)
+}
+
+func (c *Client) configured(ctx context.Context, stdin *os.File, name string, args ...string) ([]byte, error) {
 	config, err := c.config(ctx)
 	if err != nil {
 		return nil, err
@@ -49,11 +67,11 @@ func (c *Client) command(ctx context.Context, name string, args ...string) ([]by
 	if config != "" {
 		words = append(words, "--config", config)
 	}
-	return c.start(ctx, append(words, args...)...)
+	return c.start(ctx, stdin, append(words, args...)...)
 }
 
-func (c *Client) start(ctx context.Context, words ...string) ([]byte, error) {
-	res, err := run.Do(ctx, run.Cmd{Program: c.program, Args: words, Env: environment(), Outlive: true})
+func (c *Client) start(ctx context.Context, stdin *os.File, words ...string) ([]byte, error) {
+	res, err := run.Do(ctx, run.Cmd{Program: c.program, Args: words, Env: environment(), Outlive: true, Stdin: stdin})
 	return res.Stdout, err
 }
 
@@ -112,7 +130,7 @@ func ownDevices() []string {
 // filter returns the machine's own filter, in the language of lvm2's configuration.
 func (c *Client) filter(ctx context.Context) (string, error) {
 	// 2.03.16 has no --valuesonly, and fails where there is no setting at all: one is said that is the default.
-	out, err := c.start(ctx, "lvmconfig", "--config", `devices/dir="/dev"`, "--typeconfig", "full", "devices/global_filter")
+	out, err := c.start(ctx, nil, "lvmconfig", "--config", `devices/dir="/dev"`, "--typeconfig", "full", "devices/global_filter")
 	if err != nil {
 		return "", fmt.Errorf("read the filter of lvm2: %w", err)
 	}

@@ -241,7 +241,7 @@ func (c *Client) report(ctx context.Context, command, kind, selection string, fi
 	if kind == "lv" {
 		args = append(args, "-a")
 	}
-	out, failed := c.command(ctx, command, append(args, more...)...)
+	out, failed := c.ask(ctx, command, append(args, more...)...)
 	if ctx.Err() != nil {
 		return nil, failed
 	}

@@ -38,7 +38,13 @@ type volumes struct {
 	lvm *lvm.Client
 }
 
-func newVolumes(p *Pool) volumes { return volumes{p, lvm.New()} }
+func newVolumes(p *Pool) volumes {
+	c := lvm.New()
+	if p.locks != nil { // else somebody else's disks are only looked at
+		c = c.Guarded(lvm.Guard{File: p.locks, Range: at(offsetLVM)})
+	}
+	return volumes{p, c}
+}
 
 // tag is the tag that all volumes of the pool have.
 func (v volumes) tag() string { return tagPool + v.p.record.UUID }

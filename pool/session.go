@@ -24,6 +24,7 @@ const (
 	offsetMetaSnap
 	offsetGrow  // whoever changes the tables of the running pool
 	offsetServe // whoever serves the pool, see Serve
+	offsetLVM   // programs of lvm2's that change its volumes, see lvm.Guard
 	offsetChain = 1 << 40
 	chainSpan   = 1 << 40
 )

@@ -310,6 +310,17 @@ func (h *Holder) Release() error {
 	return nil
 }
 
+// Inherit gives the Holder's description, with all of its locks, to a file for a program that is started. The Holder is closed; the locks
+// last until the file is, and what was started with it.
+func (h *Holder) Inherit() (*os.File, error) {
+	if h.fd < 0 {
+		return nil, fmt.Errorf("hand on locks of %s: holder is closed: %w", h.path, errs.ErrInvalid)
+	}
+	f := os.NewFile(uintptr(h.fd), h.path)
+	h.fd, h.held = -1, nil
+	return f, nil
+}
+
 // Close gives back everything. It may be called more than once.
 func (h *Holder) Close() error {
 	if h == nil || h.fd < 0 {

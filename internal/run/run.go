@@ -1,5 +1,5 @@
 // Package run starts programs. It is the only place in dmlayer's production code that does, so that
-// every program gets the same treatment: a context, the C locale, no standard input, a process group
+// every program gets the same treatment: a context, the C locale, nothing to read, a process group
 // of its own that dies with the context or with this process, and a typed error.
 package run
 
@@ -38,6 +38,8 @@ type Cmd struct {
 	// Outlive lets the program finish when this process is killed. For programs for which half of
 	// their work is worse than all of it (lvm2). A cancelled context still ends it.
 	Outlive bool
+	// Stdin is the standard input, unless nil: a file that nobody reads, whose lock the program keeps while it lives.
+	Stdin *os.File
 }
 
 // Result is what a program that exited said.
@@ -117,6 +119,9 @@ func Do(ctx context.Context, c Cmd) (Result, error) {
 	cmd := exec.CommandContext(ctx, path, c.Args...)
 	cmd.Env = environ(c.Env)
 	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if c.Stdin != nil {
+		cmd.Stdin = c.Stdin
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if !c.Outlive {
 		cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL // ends it also while start has it stopped
