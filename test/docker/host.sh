@@ -16,6 +16,11 @@ mount -t overlay -o "lowerdir=/etc,upperdir=$work/etc,workdir=$work/etc.work" et
 # A cgroup hierarchy per controller, as dockerd 20.10 and runc know them; or one, where a script that sources this has said so.
 if [ "${cgroups-}" = unified ]; then
 	mount -t cgroup2 cgroup2 /sys/fs/cgroup
+	# A script before this one may have had a hierarchy per controller: the kernel gives them up a little after its end.
+	for _ in {1..200}; do
+		! grep -qw cpu /sys/fs/cgroup/cgroup.controllers || break
+		dmlayer version >/dev/null # takes long enough for a pause
+	done
 else
 	mount -t tmpfs cgroup /sys/fs/cgroup
 	for controller in $(awk '!/^#/ && $4 == 1 {print $1}' /proc/cgroups); do
@@ -31,13 +36,15 @@ fail() {
 	exit 1
 }
 
-# logs shows what the daemons said last, when something went wrong.
-logs() {
+# finish shows what the daemons said last, when something went wrong. dockerd leaves a cgroup of its own, empty, which would keep its hierarchy, and the
+# controller in it, for ever.
+finish() {
 	local code=$?
+	[ "${cgroups-}" = unified ] || find /sys/fs/cgroup -mindepth 2 -depth -type d -exec rmdir {} + 2>/dev/null || :
 	[ "$code" = 0 ] || tail -n 25 "$work"/*.log >&2
 	exit "$code"
 }
-trap logs EXIT
+trap finish EXIT
 
 start_dmlayer() {
 	dmlayer serve --log-level info --containerd= "${dmlayer_flags[@]}" >>"$work/dmlayer.log" 2>&1 &
