@@ -149,6 +149,9 @@ restart() {
 		end $how dmlayer && start_dmlayer
 		same "$note" "$(docker exec alive cat /data/note | xargs)"
 		end $how containerd && start_containerd
+		until docker exec alive true 2>/dev/null; do # dockerd looks for it again now and then
+			kill -0 "$dockerd_pid" 2>/dev/null || fail "dockerd has ended"
+		done
 		same "$note" "$(docker exec alive cat /data/note | xargs)"
 		end $how dockerd && end $how containerd && end $how dmlayer
 		start_dmlayer && start_containerd && start_dockerd
