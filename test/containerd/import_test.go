@@ -16,7 +16,7 @@ import (
 )
 
 // TestImport compares what containerd imports with what image load makes of the same archive, which test/e2e compares with what umoci unpacks. The large image is
-// left to the long form.
+// left to the long form, and to releases that unpack with our differ: containerd 1.6 gives files with hard links what the last link's entry says, and loses attributes of directories.
 func TestImport(t *testing.T) {
 	images := []string{"small"}
 	if os.Getenv("DMLAYER_TEST_LONG") != "" {
@@ -24,6 +24,9 @@ func TestImport(t *testing.T) {
 	}
 	for _, r := range releases {
 		for _, name := range images {
+			if name == "large" && !r.diff {
+				continue
+			}
 			t.Run(r.name+"/"+name, func(t *testing.T) {
 				h := newHost(t, r, pool.Spec{DataSize: 4 << 30})
 				h.imports(imageFile(t, name+".oci.tar"))
