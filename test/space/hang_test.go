@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/test/pooltest"
@@ -69,6 +70,7 @@ func TestP01FullPoolHangsNobody(t *testing.T) {
 		quiet := e.MountPoint("quiet")
 		must(t, writeFile(filepath.Join(quiet, "gone"), 8, 4*size))
 		must(t, os.Remove(filepath.Join(quiet, "gone")))
+		must(t, fsutil.SyncFS(quiet)) // who has not written lately has nothing left to write when the pool is full
 		var dirs []string
 		for i := range writers {
 			name := fmt.Sprintf("writer-%d", i)
