@@ -163,7 +163,7 @@ backup() {
 # User ids that dockerd maps are refused, and its log says how to go on.
 userns() {
 	stop "$dockerd_pid"
-	chmod o+x "$work" # else dockerd does not come to ask
+	chmod o+x "$work" "${work%/*}" # else dockerd does not come to ask
 	echo 'dockremap:x:5000:5000::/:/bin/false' >>/etc/passwd
 	echo 'dockremap:x:5000:' >>/etc/group
 	echo 'dockremap:100000:65536' | tee -a /etc/subuid >>/etc/subgid
