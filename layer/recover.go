@@ -133,6 +133,14 @@ func (o *op) cleanLocked(ctx context.Context, locked []metadata.ThinID, c *clean
 
 // candidates returns the ids in flight that nothing names, and the tombstones of what was not seen gone.
 func (o *op) candidates(ctx context.Context) (inFlight, tombs []metadata.ThinID, err error) {
+	err = o.WhileKnown(ctx, func() (err error) {
+		inFlight, tombs, err = o.candidatesNow(ctx)
+		return err
+	})
+	return inFlight, tombs, err
+}
+
+func (o *op) candidatesNow(ctx context.Context) (inFlight, tombs []metadata.ThinID, err error) {
 	err = o.view(ctx, func(tx *metadata.Tx) error {
 		record, err := tx.Pool()
 		if err != nil {

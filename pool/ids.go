@@ -132,6 +132,20 @@ func (s *Session) InFlight(record metadata.Pool) (low, cursor metadata.ThinID, e
 	return record.LowID, c.next, nil
 }
 
+// WhileKnown runs fn, which looks at what is in flight. Where the cursor is lost, as after a reboot and in a new pool, all ids between the marks count as
+// handed out; so that those of a window that somebody is just reserving do not, which he has recorded and has no cursor for yet, the
+// pool lock is held meanwhile. Whoever took them for dead would see them gone before they are made, and let the low mark pass them.
+func (s *Session) WhileKnown(ctx context.Context, fn func() error) error {
+	_, known, err := s.readCursor()
+	if err != nil {
+		return err
+	}
+	if known {
+		return fn()
+	}
+	return s.withPoolLock(ctx, fn)
+}
+
 // reserve moves the high mark up by a window and bumps the transaction id with it. The pool lock is
 // held. A reservation pairs first: one that was killed may have left the pool behind.
 func (s *Session) reserve(ctx context.Context) (cursor, error) {
