@@ -27,6 +27,7 @@ const (
 	LogWrites  Feature = "log_writes" // the log-writes target
 	Delay      Feature = "delay"      // the delay target
 	ThinCheck  Feature = "thin_check" // thin_check, thin_dump and their like
+	Systemd    Feature = "systemd"    // systemd-analyze, of the machine or of scripts/deps systemd
 	Dmsetup    Feature = "dmsetup"    // the program dmsetup
 	LVM        Feature = "lvm"        // the program lvm
 	Images     Feature = "images"     // scripts/images has run, and scripts/umoci-unpack -p as in scripts/test
@@ -52,6 +53,7 @@ var probes = map[Feature]func() error{
 	LogWrites:  all(needRoot, needTarget("log-writes", "dm_log_writes")),
 	Delay:      all(needRoot, needTarget("delay", "dm_delay")),
 	ThinCheck:  all(needTool("thin_check"), needTool("thin_dump")),
+	Systemd:    needSystemd,
 	Dmsetup:    needProgram("dmsetup"),
 	LVM:        needProgram("lvm"),
 	Images:     needImages,
@@ -201,6 +203,13 @@ func needQEMU() error {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "qemu/boot")); err != nil {
 		return fmt.Errorf("%w; run scripts/deps qemu", err)
+	}
+	return nil
+}
+
+func needSystemd() error {
+	if err := needTool("systemd-analyze")(); err != nil {
+		return fmt.Errorf("%w; run scripts/deps systemd", err)
 	}
 	return nil
 }

@@ -30,9 +30,10 @@ func findTool(name string) (path, libraries string, err error) {
 	if cacheErr != nil {
 		return "", "", err
 	}
-	for _, bin := range []string{"sbin", "bin"} {
-		if path, err = exec.LookPath(filepath.Join(dir, "tools/usr", bin, name)); err == nil {
-			return path, filepath.Join(dir, "tools/usr/lib/x86_64-linux-gnu"), nil
+	for _, bin := range []string{"tools/usr/sbin", "tools/usr/bin", "systemd/usr/bin"} {
+		if path, err = exec.LookPath(filepath.Join(dir, bin, name)); err == nil {
+			shared := filepath.Join(dir, bin, "../lib/x86_64-linux-gnu")
+			return path, shared + ":" + shared + "/systemd", nil // where systemd has what its programs share
 		}
 	}
 	return "", "", err
