@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -15,9 +16,20 @@ import (
 	"github.com/dmlayer/dmlayer/internal/testenv"
 )
 
-// TestDocker does with dockerd what Docker's users do, as the tutorials type it: test/docker/flows.sh. DMLAYER_DOCKER_LONG=1 does all of it.
+// TestDocker does with dockerd what Docker's users do, as the tutorials type it: test/docker/flows.sh. DMLAYER_DOCKER_LONG=1 does all of it,
+// DMLAYER_DOCKER_FLOWS="save size" these flows only, and "large" is the large image.
 func TestDocker(t *testing.T) {
 	testenv.Need(t, testenv.Guest, testenv.DM, testenv.Loop, testenv.Ext4, testenv.Images, testenv.Docker)
+	if flows := strings.Fields(os.Getenv("DMLAYER_DOCKER_FLOWS")); len(flows) > 0 {
+		small := slices.DeleteFunc(slices.Clone(flows), func(f string) bool { return f == "large" })
+		if len(small) > 0 {
+			dockerFlows(t, "docker", nil, small...)
+		}
+		if len(small) < len(flows) {
+			dockerLarge(t)
+		}
+		return
+	}
 	if os.Getenv("DMLAYER_DOCKER_LONG") == "" {
 		dockerFlows(t, "docker", nil, "size", "kill_dmlayer")
 		return

@@ -214,7 +214,8 @@ kill_dockerd() {
 	start_dockerd
 	same true "$(docker inspect -f '{{.State.Running}}' alive)"
 	until docker exec alive test -p /v/p; do :; done
-	docker exec alive sh -c 'echo restored >/v/p'
+	# The container ends as soon as this is written, and may take the shell that wrote it along.
+	docker exec alive sh -c 'echo restored >/v/p' || [ $? = 137 ]
 	docker wait alive >/dev/null
 	same restored "$(docker cp alive:/data/got - | tar xO)"
 	idle
@@ -229,7 +230,7 @@ kill_dockerd() {
 	docker rmi -f $(docker images -q) >/dev/null
 	docker load -i "$archive" >/dev/null 2>&1 &
 	local load=$!
-	until dmlayer ls -q --filter kind=layer | grep -q .; do kill -0 "$load" 2>/dev/null || break; done
+	until [ -n "$(dmlayer ls -q --filter kind=layer)" ]; do kill -0 "$load" 2>/dev/null || break; done
 	kill -9 "$dockerd_pid"
 	wait "$dockerd_pid" "$load" || true
 	start_dockerd
@@ -262,7 +263,7 @@ kill_dmlayer() {
 	# While a container starts: it runs or is refused, and can be removed.
 	docker run --name starting --network none "$image" true >/dev/null 2>&1 &
 	local starting=$!
-	until dmlayer ls -q --filter kind=snapshot | grep -q .; do kill -0 "$starting" 2>/dev/null || break; done
+	until [ -n "$(dmlayer ls -q --filter kind=snapshot)" ]; do kill -0 "$starting" 2>/dev/null || break; done
 	kill -9 "$dmlayer_pid"
 	wait "$dmlayer_pid" || true
 	start_dmlayer
@@ -274,7 +275,7 @@ kill_dmlayer() {
 	docker rmi -f $(docker images -q) >/dev/null
 	docker load -i "$archive" >"$work/load" 2>&1 &
 	local load=$!
-	until dmlayer ls -q --filter kind=layer | grep -q .; do kill -0 "$load" 2>/dev/null || break; done
+	until [ -n "$(dmlayer ls -q --filter kind=layer)" ]; do kill -0 "$load" 2>/dev/null || break; done
 	kill -9 "$dmlayer_pid"
 	wait "$dmlayer_pid" || true
 	start_dmlayer
