@@ -75,13 +75,59 @@ func processIDs() ([]int, error) {
 
 // mountedFor returns one process of each other mount namespace that has the device mounted.
 func mountedFor(processes []int, dev DevNum) (users []User) {
+	_ = eachNamespace(processes, func(id int, mounts []MountInfo) {
+		if i := slices.IndexFunc(mounts, func(m MountInfo) bool { return m.Dev == dev }); i >= 0 {
+			users = append(users, User{PID: id, Command: commandOf(processDir(id)), How: UsesMount, Path: mounts[i].Dir})
+		}
+	})
+	return users
+}
+
+// MountedBesides returns who has the file system of a block device mounted besides the mount on a directory of this process's namespace: of each
+// namespace one process, with PID 0 for this one. What other namespaces, which share this one's root, have on the same directory does not count: that is a copy of the mount.
+func MountedBesides(major, minor uint32, dir string) ([]User, error) {
+	own, err := Mounts()
+	if err != nil {
+		return nil, err
+	}
+	processes, err := processIDs()
+	if err != nil {
+		return nil, err
+	}
+	dev, root := DevNum{major, minor}, rootOf(own)
+	var users []User
+	look := func(id int, mounts []MountInfo) {
+		copies := rootOf(mounts) == root
+		i := slices.IndexFunc(mounts, func(m MountInfo) bool { return m.Dev == dev && !(copies && m.Dir == dir) })
+		if i >= 0 {
+			users = append(users, User{PID: id, Command: commandOf(processDir(id)), How: UsesMount, Path: mounts[i].Dir})
+		}
+	}
+	look(0, own)
+	return users, eachNamespace(processes, look)
+}
+
+// rootOf returns what is mounted on the root directory.
+func rootOf(mounts []MountInfo) (dev DevNum) {
+	for _, m := range mounts {
+		if m.Dir == "/" {
+			dev = m.Dev
+		}
+	}
+	return dev
+}
+
+func processDir(id int) string { return filepath.Join("/proc", strconv.Itoa(id)) }
+
+// eachNamespace calls fn with one process of each other mount namespace, and what is mounted there.
+func eachNamespace(processes []int, fn func(id int, mounts []MountInfo)) error {
 	own, err := os.Readlink("/proc/self/ns/mnt")
 	if err != nil {
-		return nil
+		return fail("look at the namespace of", "/proc/self", errors.Unwrap(err))
 	}
 	seen := map[string]bool{own: true}
 	for _, id := range processes {
-		dir := filepath.Join("/proc", strconv.Itoa(id))
+		dir := processDir(id)
 		ns, err := os.Readlink(filepath.Join(dir, "ns/mnt"))
 		if err != nil || seen[ns] {
 			continue
@@ -95,11 +141,9 @@ func mountedFor(processes []int, dev DevNum) (users []User) {
 		if err != nil {
 			continue
 		}
-		if i := slices.IndexFunc(mounts, func(m MountInfo) bool { return m.Dev == dev }); i >= 0 {
-			users = append(users, User{PID: id, Command: commandOf(dir), How: UsesMount, Path: mounts[i].Dir})
-		}
+		fn(id, mounts)
 	}
-	return users
+	return nil
 }
 
 // openIn returns the processes that have the device open, or a file of the file system on it; only those of one way, unless it is "".

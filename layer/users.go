@@ -27,7 +27,7 @@ var (
 )
 
 // The users of a node's default mount are counted in the run directory: a folder for each thin id, and in it a file for each user with the
-// number of times that he has mounted the node. It is looked at and changed under the node's lock. The truth is what is mounted: where the
+// number of times that he has mounted the node, and the holder, if there is one. It is looked at and changed under the node's lock. The truth is what is mounted: where the
 // node is not, nobody uses it, and whatever was counted is of the dead.
 
 // MountUser is a user of a node's default mount.
@@ -36,15 +36,21 @@ type MountUser struct {
 	Kind  Kind
 	User  string
 	Count int
+	// Holder is what UserOptions had, last.
+	Holder string
 }
 
 // UserOptions says how MountFor mounts and counts.
 type UserOptions struct {
 	Options []string // beside the pool's, as in mount -o; of the first mount
 	Once    bool     // the user counts once, however often he mounts
+	Holder  string   // whoever the user dies with, unless it is "": lower case letters, digits and '-', up to 40. DismissDead asks about him
 }
 
-var userGrammar = regexp.MustCompile(`^[a-z][a-z0-9-]{0,127}$`)
+var (
+	userGrammar   = regexp.MustCompile(`^[a-z][a-z0-9-]{0,127}$`)
+	holderGrammar = regexp.MustCompile(`^[a-z0-9-]{0,40}$`)
+)
 
 func checkUser(user string) error {
 	if !userGrammar.MatchString(user) {
@@ -53,11 +59,20 @@ func checkUser(user string) error {
 	return nil
 }
 
+// use is what is counted of a user.
+type use struct {
+	count  int
+	holder string
+}
+
 // MountFor mounts a node on its default directory for a user, and counts him: the mount stays until each user has called UnmountFor as often.
 // A user is lower case letters, digits and '-', up to 128. Users and mounts outlive the process. Errors as those of Mount.
 func (s *Store) MountFor(ctx context.Context, name, user string, uo UserOptions) (Mounted, error) {
 	var m Mounted
 	err := checkUser(user)
+	if err == nil && !holderGrammar.MatchString(uo.Holder) {
+		err = fmt.Errorf("holder %q: %w", uo.Holder, errs.ErrInvalid)
+	}
 	if err == nil {
 		err = s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) (err error) {
 			m, err = o.mountFor(ctx, n, user, uo)
@@ -73,9 +88,9 @@ func (o *op) mountFor(ctx context.Context, n metadata.Node, user string, uo User
 	if err != nil {
 		return Mounted{}, err
 	}
-	before := 0
+	var before use
 	if mounted {
-		var users map[string]int
+		var users map[string]use
 		users, err = o.users(n.ID)
 		before = users[user]
 	} else if err = errors.Join(o.mayMount(n, m.ReadOnly), trusted(n, "mount")); err == nil {
@@ -84,8 +99,12 @@ func (o *op) mountFor(ctx context.Context, n metadata.Node, user string, uo User
 	if err != nil {
 		return Mounted{}, err
 	}
-	if !uo.Once || before == 0 {
-		if err := o.setUser(n.ID, user, before+1); err != nil {
+	now := use{before.count + 1, uo.Holder}
+	if uo.Once {
+		now.count = 1
+	}
+	if now != before {
+		if err := o.setUser(n.ID, user, now); err != nil {
 			return Mounted{}, err
 		}
 	}
@@ -161,8 +180,8 @@ func (o *op) dismiss(ctx context.Context, n metadata.Node, user string, change f
 	if err != nil {
 		return err
 	}
-	left := max(change(users[user]), 0)
-	if left > 0 || len(users) > 1 || len(users) == 1 && users[user] == 0 {
+	left := use{max(change(users[user].count), 0), users[user].holder}
+	if left.count > 0 || len(users) > 1 || len(users) == 1 && users[user].count == 0 {
 		return o.setUser(n.ID, user, left)
 	}
 	// Nobody is left, or nobody was counted: the run directory forgot.
@@ -215,7 +234,7 @@ func (s *Store) MountUsers(ctx context.Context) ([]MountUser, error) {
 				return err
 			}
 			for _, user := range slices.Sorted(maps.Keys(users)) {
-				all = append(all, MountUser{Node: n.Name, Kind: Kind(n.Kind), User: user, Count: users[user]})
+				all = append(all, mountUser(n, user, users[user]))
 			}
 		}
 		return nil
@@ -224,22 +243,26 @@ func (s *Store) MountUsers(ctx context.Context) ([]MountUser, error) {
 	return all, err
 }
 
+func mountUser(n metadata.Node, user string, u use) MountUser {
+	return MountUser{Node: n.Name, Kind: Kind(n.Kind), User: user, Count: u.count, Holder: u.holder}
+}
+
 func (o *op) usersDir() string { return filepath.Join(o.s.pool.StateDir(), "users") }
 
 func (o *op) userDir(id metadata.ThinID) string {
 	return filepath.Join(o.usersDir(), strconv.FormatUint(uint64(id), 10))
 }
 
-// users returns how often each user of a thin id is counted. A count that cannot be read is of somebody who died while he wrote it: one.
-func (o *op) users(id metadata.ThinID) (map[string]int, error) {
+// users returns what is counted of each user of a thin id. A count that cannot be read is of somebody who died while he wrote it: one.
+func (o *op) users(id metadata.ThinID) (map[string]use, error) {
 	entries, err := os.ReadDir(o.userDir(id))
 	if errors.Is(err, os.ErrNotExist) {
-		return map[string]int{}, nil
+		return map[string]use{}, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("users of thin device %d: %w", id, err)
 	}
-	users := make(map[string]int, len(entries))
+	users := make(map[string]use, len(entries))
 	for _, e := range entries {
 		text, err := readSmall(filepath.Join(o.userDir(id), e.Name()))
 		if errors.Is(err, os.ErrNotExist) {
@@ -248,26 +271,31 @@ func (o *op) users(id metadata.ThinID) (map[string]int, error) {
 		if err != nil {
 			return nil, fmt.Errorf("users of thin device %d: %w", id, err)
 		}
-		count, err := strconv.Atoi(string(text))
-		if err != nil || count < 1 {
-			count = 1
+		count, holder, _ := strings.Cut(string(text), " ")
+		u := use{holder: holder}
+		u.count, err = strconv.Atoi(count)
+		if err != nil || u.count < 1 {
+			u.count = 1
 		}
-		users[e.Name()] = count
+		users[e.Name()] = u
 	}
 	return users, nil
 }
 
-// setUser counts a user of a thin id; 0 forgets him.
-func (o *op) setUser(id metadata.ThinID, user string, count int) error {
+// setUser counts a user of a thin id; a count of 0 forgets him.
+func (o *op) setUser(id metadata.ThinID, user string, u use) error {
 	path := filepath.Join(o.userDir(id), user)
-	if count == 0 {
+	if u.count == 0 {
 		if err := removeFile(path); err != nil {
 			return fmt.Errorf("user of thin device %d: %w", id, err)
 		}
 		_ = unix.Rmdir(o.userDir(id)) // others keep it
 		return nil
 	}
-	text := strconv.AppendInt(nil, int64(count), 10)
+	text := strconv.AppendInt(nil, int64(u.count), 10)
+	if u.holder != "" {
+		text = append(append(text, ' '), u.holder...)
+	}
 	err := writeSmall(path, text)
 	if errors.Is(err, os.ErrNotExist) { // mounted, and nobody was counted: the run directory forgot
 		if err = os.MkdirAll(o.userDir(id), 0o700); err == nil {
@@ -298,7 +326,7 @@ func (o *op) beginUsers(id metadata.ThinID) error {
 }
 
 // dropUsers is forgetUsers for who is known.
-func (o *op) dropUsers(id metadata.ThinID, users map[string]int) error {
+func (o *op) dropUsers(id metadata.ThinID, users map[string]use) error {
 	for user := range users {
 		_ = unix.Unlink(filepath.Join(o.userDir(id), user))
 	}

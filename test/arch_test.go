@@ -57,7 +57,7 @@ var arrows = map[string][]string{
 		internal, "backend/differ", "backend/snapshotter", "layer", "github.com/containerd/containerd/api", "github.com/containerd/containerd/v2/contrib",
 		"github.com/containerd/containerd/v2/core", "github.com/containerd/errdefs/pkg", "google.golang.org/grpc",
 	},
-	"backend/plugin":      {internal},
+	"backend/plugin":      {internal, xsys},
 	"backend/graphdriver": {internal, "backend/plugin", "layer", "layer/layertar", "github.com/docker/go-units"},
 	"backend/volume":      {internal, "backend/plugin", "layer", "github.com/docker/go-units"},
 	"service":             {internal, xsys, "layer", "pool", "devmapper"},
@@ -71,6 +71,7 @@ var arrows = map[string][]string{
 	"internal/errs":     {},
 	"internal/fault":    {},
 	"internal/lockfile": {internal, xsys},
+	"internal/process":  {internal, xsys},
 	"internal/run":      {internal, xsys},
 	"internal/socket":   {internal, xsys},
 

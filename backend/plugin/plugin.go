@@ -38,14 +38,23 @@ type Server struct {
 	kinds   []string
 	failed  func(method string, err error)
 	methods map[string]bool
+	begun   []func()
 }
 
 // New returns a server that says it is a plugin of these kinds, such as "VolumeDriver". failed is called with each request that failed, and may be nil.
 func New(failed func(method string, err error), kinds ...string) *Server {
 	s := &Server{mux: http.NewServeMux(), kinds: kinds, failed: failed, methods: map[string]bool{}}
-	Handle(s, "Plugin.Activate", func(context.Context, struct{}) (activation, error) { return activation{Implements: s.kinds}, nil })
+	Handle(s, "Plugin.Activate", func(context.Context, struct{}) (activation, error) {
+		for _, fn := range s.begun {
+			fn()
+		}
+		return activation{Implements: s.kinds}, nil
+	})
 	return s
 }
+
+// OnActivate has fn called whenever Docker begins with the plugin, which each dockerd does at least once. fn must not wait.
+func (s *Server) OnActivate(fn func()) { s.begun = append(s.begun, fn) }
 
 type activation struct{ Implements []string }
 
@@ -196,7 +205,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	var running gate
 	defer running.close()
 	// What runs is finished: its context is not the service's.
-	server := &http.Server{Handler: running.around(s.mux), BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) }}
+	server := &http.Server{Handler: running.around(s.mux), BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) }, ConnContext: withPeer}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(l) }()
 	select {

@@ -28,6 +28,7 @@ type capabilities struct{ Scope string }
 
 // Register adds the methods of a volume driver to a server.
 func (d *Driver) Register(s *plugin.Server) {
+	s.OnActivate(d.wake)
 	plugin.Handle(s, "VolumeDriver.Create", func(ctx context.Context, r request) (empty, error) { return empty{}, d.Create(ctx, r.Name, r.Opts) })
 	plugin.Handle(s, "VolumeDriver.Remove", func(ctx context.Context, r request) (empty, error) { return empty{}, d.Remove(ctx, r.Name) })
 	plugin.Handle(s, "VolumeDriver.Mount", func(ctx context.Context, r request) (mountAnswer, error) {

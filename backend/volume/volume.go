@@ -1,7 +1,7 @@
 // Package volume is a volume plugin of Docker on layer: each volume is a node of its name, with a device and a file system of its own.
 //
 // All volumes of the pool are Docker's to see and to use, whoever made them. A mount is counted by the word that Docker gives with it, so that several
-// containers share a volume; it outlives Docker and this process, as containers do.
+// containers share a volume; it outlives Docker and this process, as containers do. What a Docker that was killed had mounted is unmounted when no container uses it any more.
 package volume
 
 import (
@@ -17,15 +17,19 @@ import (
 
 	"github.com/docker/go-units"
 
+	"github.com/dmlayer/dmlayer/backend/plugin"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
 // Driver is the volume driver on one pool's nodes. It is safe for concurrent use.
-type Driver struct{ store *layer.Store }
+type Driver struct {
+	store *layer.Store
+	look  chan struct{} // holds a token when the dead are to be looked for
+}
 
 // New returns the driver of a pool's volumes.
-func New(store *layer.Store) *Driver { return &Driver{store} }
+func New(store *layer.Store) *Driver { return &Driver{store, make(chan struct{}, 1)} }
 
 // Volume is a volume as Docker sees it.
 type Volume struct {
@@ -146,12 +150,12 @@ func (d *Driver) Remove(ctx context.Context, name string) error {
 	return d.remove(ctx, name)
 }
 
-// Mount mounts a volume for whoever Docker's id stands for, and returns the directory.
+// Mount mounts a volume for whoever Docker's id stands for, and returns the directory. The dockerd that asks is noted with it.
 func (d *Driver) Mount(ctx context.Context, name, id string) (string, error) {
 	if _, err := d.volume(ctx, name); err != nil {
 		return "", err
 	}
-	m, err := d.store.MountFor(ctx, name, userOf(id), layer.UserOptions{Once: true})
+	m, err := d.store.MountFor(ctx, name, userOf(id), layer.UserOptions{Once: true, Holder: string(plugin.Peer(ctx))})
 	return m.Dir, err
 }
 

@@ -18,7 +18,13 @@ import (
 	"github.com/dmlayer/dmlayer/test/pooltest"
 )
 
-func TestMain(m *testing.M) { testenv.Main(m) }
+func TestMain(m *testing.M) {
+	if socket := os.Getenv(dockerdSocket); socket != "" {
+		beDockerd(socket)
+		return
+	}
+	testenv.Main(m)
+}
 
 type request struct {
 	Name string

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"github.com/dmlayer/dmlayer/backend/graphdriver"
 	"github.com/dmlayer/dmlayer/backend/plugin"
@@ -21,6 +22,8 @@ var dockerEndpoint = endpoint{
 type dockerServer struct {
 	plugin   *plugin.Server
 	listener *socket.Listener
+	volumes  *volume.Driver
+	log      *slog.Logger
 }
 
 func openDocker(ctx context.Context, a *app, store *layer.Store, path string) (endpointServer, error) {
@@ -34,12 +37,22 @@ func openDocker(ctx context.Context, a *app, store *layer.Store, path string) (e
 		return nil, err
 	}
 	graph.Register(p)
-	volume.New(store).Register(p)
+	volumes := volume.New(store)
+	volumes.Register(p)
 	l, err := socket.Listen(ctx, path)
 	if err != nil {
 		return nil, err
 	}
-	return dockerServer{p, l}, nil
+	return dockerServer{p, l, volumes, log}, nil
 }
 
-func (s dockerServer) Serve(ctx context.Context) error { return s.plugin.Serve(ctx, s.listener) }
+func (s dockerServer) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var dead sync.WaitGroup
+	dead.Go(func() {
+		s.volumes.Run(ctx, func(err error) { s.log.Warn("volumes of a Docker that has died stay mounted", slog.Any("error", err)) })
+	})
+	defer dead.Wait()
+	defer cancel()
+	return s.plugin.Serve(ctx, s.listener)
+}
