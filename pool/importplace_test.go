@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/dmlayer/dmlayer/metadata"
@@ -19,7 +20,7 @@ func TestImportElsewhere(t *testing.T) {
 	fillPool(t, a)
 	must(t, pool.Stop(ctx, a.Dirs, a.Name))
 	for what, lost := range map[string]func(dir string){
-		"with its records":    addHook(t),
+		"with its records":    addSettings(t),
 		"without its records": func(dir string) { must(t, os.Remove(filepath.Join(dir, "records.db"))) },
 		"and its side files": func(dir string) {
 			must(t, os.Remove(filepath.Join(dir, "records.db")))
@@ -32,8 +33,12 @@ func TestImportElsewhere(t *testing.T) {
 			copyFolder(t, folder(a), dir)
 			lost(dir)
 			r := imported(t, b.Dirs, pool.ImportOptions{Dir: dir, Name: b.Name})
-			if (r.Hook == "/bin/false") != (what == "with its records") || hook(t, b) != "" {
-				t.Errorf("hook %q of the records, %q afterwards", r.Hook, hook(t, b))
+			with := what == "with its records"
+			if (r.Hook == "/bin/false") != with || slices.Equal(r.MkfsOptions, mkfsOptions) != with || slices.Equal(r.MountOptions, mountOptions) != with {
+				t.Errorf("not taken over: hook %q, options %q, %q", r.Hook, r.MkfsOptions, r.MountOptions)
+			}
+			if now := record(t, b); now.Space.Hook != "" || len(now.MkfsOptions) > 0 || len(now.MountOptions) > 0 {
+				t.Errorf("taken over: hook %q, options %q, %q", now.Space.Hook, now.MkfsOptions, now.MountOptions)
 			}
 			if r.Name != b.Name || r.SideFiles != (what != "and its side files") {
 				t.Errorf("imported with %+v", r)
@@ -52,8 +57,11 @@ func TestImportElsewhere(t *testing.T) {
 	must(t, pool.Start(ctx, a.Dirs, a.Name))
 }
 
-// addHook gives the records in a folder a program to be started.
-func addHook(t testing.TB) func(dir string) {
+// What a host is asked to do for a pool by its records.
+var mkfsOptions, mountOptions = []string{"-m", "1"}, []string{"nodiscard"}
+
+// addSettings gives the records in a folder a program to be started, and options for mkfs and mount.
+func addSettings(t testing.TB) func(dir string) {
 	return func(dir string) {
 		t.Helper()
 		store := metadata.New(filepath.Join(dir, "records.db"), noLock{})
@@ -62,7 +70,7 @@ func addHook(t testing.TB) func(dir string) {
 			if err != nil {
 				return err
 			}
-			r.Space.Hook = "/bin/false"
+			r.Space.Hook, r.MkfsOptions, r.MountOptions = "/bin/false", mkfsOptions, mountOptions
 			return tx.PutPool(r)
 		}))
 		must(t, store.Close())
@@ -73,13 +81,30 @@ type noLock struct{}
 
 func (noLock) LockStore(context.Context, bool) (func(), error) { return func() {}, nil }
 
-// hook returns the program that a pool's records have started.
-func hook(t testing.TB, e *pooltest.Env) string {
+// record returns what a pool's records say of it.
+func record(t testing.TB, e *pooltest.Env) metadata.Pool {
 	t.Helper()
 	p, err := pool.Open(pooltest.Context(t), e.Dirs, e.Name, nil)
 	must(t, err)
 	defer p.Close()
-	return p.Record().Space.Hook
+	return p.Record()
+}
+
+// A pool that has lost its records where it is has its own copies of them: it keeps what it was made with.
+func TestImportKeepsSettings(t *testing.T) {
+	spec := small
+	spec.MkfsOptions, spec.MountOptions, spec.Space.Hook = mkfsOptions, mountOptions, "/bin/false"
+	e := pooltest.New(t, spec)
+	ctx := pooltest.Context(t)
+	fillPool(t, e)
+	must(t, pool.Stop(ctx, e.Dirs, e.Name))
+	must(t, os.Remove(e.Store()))
+	r := imported(t, e.Dirs, pool.ImportOptions{Dir: folder(e)})
+	if now := record(t, e); r.Hook != "" || len(r.MkfsOptions)+len(r.MountOptions) > 0 ||
+		now.Space.Hook != "/bin/false" || !slices.Equal(now.MkfsOptions, mkfsOptions) || !slices.Equal(now.MountOptions, mountOptions) {
+		t.Errorf("imported with %+v; the records have hook %q, options %q, %q", r, now.Space.Hook, now.MkfsOptions, now.MountOptions)
+	}
+	wantPool(t, e)
 }
 
 func copyFolder(t testing.TB, from, to string) {

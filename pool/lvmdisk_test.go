@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
@@ -128,5 +129,37 @@ func TestVolumesReplaceThinPool(t *testing.T) {
 	destroy(t, e)
 	if now := thinPools(t); now != before {
 		t.Errorf("after destroy:\n%s\nbefore:\n%s", now, before)
+	}
+}
+
+// Somebody makes thin devices in a thin pool between the look at it and the removal: it stays, with what it holds.
+func TestVolumesThinPoolFilledMeanwhile(t *testing.T) {
+	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.LVM, testenv.ThinCheck)
+	ctx := pooltest.Context(t)
+	pooltest.NewVG(t, "testvg", pooltest.NewLoop(t, 128<<20))
+	pooltest.LVM(t, "lvcreate", "-an", "-y", "--type", "thin-pool", "-L", "64m", "--poolmetadatasize", "8m", "-n", "tp", "testvg")
+	before := thinPools(t)
+	dm, err := devmapper.Open()
+	must(t, err)
+	defer dm.Close()
+	filled := 0
+	fault.Set(func(point string) error {
+		if point != "pool.create.recorded" {
+			return nil
+		}
+		filled++
+		pooltest.LVM(t, "lvchange", "-ay", "testvg/tp")
+		_, err := dm.Message(devmapper.ByName("testvg-tp"), 0, "create_thin 7")
+		pooltest.LVM(t, "lvchange", "-an", "testvg/tp")
+		return err
+	})
+	e := &pooltest.Env{Dirs: pooltest.Dirs(t), Name: pooltest.PoolName}
+	spec := onVolumes("testvg")
+	spec.ThinPool = "tp"
+	err = pool.Create(ctx, e.Dirs, spec)
+	fault.Set(nil)
+	said(t, err, errs.ErrBusy, "1 thin devices")
+	if now := thinPools(t); now != before || filled != 1 {
+		t.Errorf("filled %d times, thin pools:\n%s\nbefore:\n%s", filled, now, before)
 	}
 }

@@ -17,28 +17,37 @@ import (
 // growLock is the lock of whoever changes the tables of a pool that runs (docs/architecture.md).
 var growLock = lockfile.Range{Start: 1<<32 + 4, Len: 1}
 
+// once has a program of lvm2 that is to be started do something else before, in the language of the shell, where a condition holds, the first time that it
+// does. "$lvm" is the program, "$@" its arguments.
+func once(t *testing.T, condition, what string) {
+	t.Helper()
+	lvm, err := run.Look("lvm")
+	must(t, err)
+	dir := t.TempDir()
+	mark := filepath.Join(dir, "not yet")
+	script := fmt.Sprintf("#!/bin/sh\nlvm='%s'\nif [ -e '%s' ] && %s; then rm '%[2]s'; %s; fi\nexec \"$lvm\" \"$@\"\n", lvm, mark, condition, what)
+	must(t, os.WriteFile(filepath.Join(dir, "lvm"), []byte(script), 0o700))
+	must(t, os.WriteFile(mark, nil, 0o600))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+}
+
 // As long as lvm2 is asked how much room there is, which lasts as long as its slowest disk, nobody waits for the lock of the tables: deletions
 // in a pool that is full need it.
 func TestVolumesAskedWithoutLock(t *testing.T) {
 	e := pooltest.NewLVM(t, 128<<20, pool.Spec{DataSize: 64 << 20, BaseSize: 16 << 20})
 	ctx := pooltest.Context(t)
-	lvm, err := run.Look("lvm")
-	must(t, err)
 	dir := t.TempDir()
 	asked, answer := filepath.Join(dir, "asked"), filepath.Join(dir, "answer")
 	must(t, unix.Mkfifo(asked, 0o600))
 	must(t, unix.Mkfifo(answer, 0o600))
-	script := fmt.Sprintf("#!/bin/sh\nif [ \"$1\" = lvs ] && [ -e %[1]s/slow ]; then rm %[1]s/slow; echo > %[2]s; read x < %[3]s; fi\nexec %[4]s \"$@\"\n", dir, asked, answer, lvm)
-	must(t, os.WriteFile(filepath.Join(dir, "lvm"), []byte(script), 0o700))
-	must(t, os.WriteFile(filepath.Join(dir, "slow"), nil, 0o600))
-	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	once(t, `[ "$1" = lvs ]`, fmt.Sprintf(`echo > %s; read x < %s`, asked, answer))
 
 	extended := make(chan error, 1)
 	go func() {
 		_, err := pool.Extend(ctx, e.Dirs, e.Name, pool.Extension{Data: pool.Extent{Bytes: 4 << 20, More: true}})
 		extended <- err
 	}()
-	_, err = os.ReadFile(asked) // it has begun
+	_, err := os.ReadFile(asked) // it has begun
 	must(t, err)
 	locks, err := filepath.Glob(filepath.Join(e.Dirs.Run, "lock", e.Name+"-*"))
 	if must(t, err); len(locks) != 1 {
