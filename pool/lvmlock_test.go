@@ -25,7 +25,7 @@ func once(t *testing.T, condition, what string) {
 	must(t, err)
 	dir := t.TempDir()
 	mark := filepath.Join(dir, "not yet")
-	script := fmt.Sprintf("#!/bin/sh\nlvm='%s'\nif [ -e '%s' ] && %s; then rm '%[2]s'; %s; fi\nexec \"$lvm\" \"$@\"\n", lvm, mark, condition, what)
+	script := fmt.Sprintf("#!/bin/sh\nlvm='%s' mark='%s'\nif [ -e \"$mark\" ] && %s; then rm \"$mark\"; %s; fi\nexec \"$lvm\" \"$@\"\n", lvm, mark, condition, what)
 	must(t, os.WriteFile(filepath.Join(dir, "lvm"), []byte(script), 0o700))
 	must(t, os.WriteFile(mark, nil, 0o600))
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))

@@ -76,6 +76,9 @@ func (v volumes) openOnce(ctx context.Context, write bool) (_ *media, err error)
 			undo, cancel := UndoContext(ctx)
 			defer cancel()
 			err := v.lvm.Deactivate(undo, h.asleep()...)
+			if err != nil && !errors.Is(err, errs.ErrBusy) { // or had when lvm2 looked, and has closed them since
+				err = v.lvm.Deactivate(undo, h.asleep()...)
+			}
 			if errors.Is(err, errs.ErrBusy) { // somebody else has opened them
 				return nil
 			}
@@ -103,13 +106,16 @@ func (v volumes) openOnce(ctx context.Context, write bool) (_ *media, err error)
 
 // openVolume opens the device of a volume, which is errDeactivated where it is not there any more.
 func (v volumes) openVolume(dev devmapper.DevNum, uuid devmapper.UUID, write bool) (*part, error) {
+	if dev == (devmapper.DevNum{}) {
+		return nil, errDeactivated
+	}
 	path, err := v.p.DeviceNode(dev)
 	var p *part
 	if err == nil {
 		p, err = openPart(path, 0, write)
 	}
 	// Minors are reused: what was opened has to be what was asked for.
-	if now, ierr := v.p.dm.Info(devmapper.ByDev(dev)); dev != (devmapper.DevNum{}) && (errors.Is(ierr, devmapper.ErrNotFound) || ierr == nil && now.UUID != uuid) {
+	if now, ierr := v.p.dm.Info(devmapper.ByDev(dev)); errors.Is(ierr, devmapper.ErrNotFound) || ierr == nil && now.UUID != uuid {
 		if err == nil {
 			_ = p.file.Close()
 		}
