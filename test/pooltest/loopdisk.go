@@ -2,7 +2,6 @@ package pooltest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -55,7 +54,7 @@ func (d *LoopDisk) Detach(t testing.TB) {
 	if d.loop == nil {
 		return
 	}
-	if err := errors.Join(d.loop.Close(), fsutil.Detach(Context(t), d.loop.Number)); err != nil {
+	if err := detach(d.loop, detachTime); err != nil {
 		t.Error(err)
 	}
 	d.loop, d.Path = nil, ""

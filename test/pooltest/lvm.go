@@ -29,12 +29,8 @@ func NewLoop(t testing.TB, size int64) *fsutil.Loop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx := Context(t)
-		if err := l.Close(); err != nil {
+		if err := detach(l, detachTime); err != nil {
 			t.Error(err)
-		}
-		if err := fsutil.Detach(ctx, l.Number); err != nil {
-			t.Errorf("detach %s: %v", l.Path, err)
 		}
 	})
 	return l
