@@ -2,6 +2,7 @@ package devmapper
 
 import (
 	"context"
+	"time"
 )
 
 // Events tells that something has happened in the device-mapper: a device was
@@ -18,6 +19,13 @@ import (
 // Each call has a descriptor of its own and takes no thread. Needs interface
 // 4.37 (Linux 4.14).
 func (c *Client) Events(ctx context.Context) (<-chan struct{}, error) {
+	return c.EventsWithin(ctx, 0)
+}
+
+// EventsWithin is [Client.Events] for a receiver who need not know at once: he
+// is told so much later, of all that has happened until then. In a burst of
+// events he, and the watching itself, cost as much as for one of them.
+func (c *Client) EventsWithin(ctx context.Context, later time.Duration) (<-chan struct{}, error) {
 	r := &request{cmd: CmdArmPoll, op: opEvents}
 	if err := c.need(versionArmPoll, r); err != nil {
 		return nil, err
@@ -35,7 +43,7 @@ func (c *Client) Events(ctx context.Context) (<-chan struct{}, error) {
 		defer close(ch)
 		defer src.Close()
 		for {
-			if src.Wait(ctx) != nil {
+			if src.Wait(ctx) != nil || !pause(ctx, later) {
 				return
 			}
 			// Armed before the receiver looks, or what happens between his
@@ -50,6 +58,21 @@ func (c *Client) Events(ctx context.Context) (<-chan struct{}, error) {
 		}
 	}()
 	return ch, nil
+}
+
+// pause is false where the context ends first.
+func pause(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
+		return true
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
 
 func (c *Client) arm(src EventSource) error {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/devmapper/dmtest"
@@ -401,7 +402,7 @@ func TestEvents(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		other, err := l.Events(t.Context())
+		other, err := l.EventsWithin(t.Context(), time.Millisecond)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -435,8 +436,17 @@ func TestEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-events
+		<-other
+		pausing, err := l.EventsWithin(ctx, time.Hour)
+		if err != nil {
+			t.Fatal(err)
+		}
+		activate(t, l, "test-event-more", devmapper.Target{Length: 8, Type: "error"})
 		cancel()
 		for range events { // ends
+		}
+		for range pausing {
+			t.Error("told before its time")
 		}
 	})
 }

@@ -5,49 +5,40 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
+// burst is how long Changes waits for what belongs together, as one operation writes records several times and makes several devices; calm is how long nothing
+// happens before it tells, and patience how long it waits for that.
+const (
+	burst    = 50 * time.Millisecond
+	calm     = 2 * burst
+	patience = time.Second
+)
+
 // Changes tells that something may have changed in the records or in the device-mapper, by whomever: the channel gets a value, several
-// changes may be one, and most of them mean nothing to the receiver. What happens after Changes has returned is not missed. The channel is
+// changes may be one, and most of them mean nothing to the receiver. He is told when nothing has changed for a moment, so that he looks once for many and is in nobody's way; where there
+// is no such moment, within little more than a second. What happens after Changes has returned is not missed. The channel is
 // closed when ctx ends.
 func (p *Pool) Changes(ctx context.Context) (<-chan struct{}, error) {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("watch the records of pool %q: %w", p.files.name, err)
-	}
-	// With O_NONBLOCK, os waits for it without a thread, and closing it ends the wait.
-	f := os.NewFile(uintptr(fd), "inotify")
-	const what = unix.IN_MODIFY | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
-	if _, err := unix.InotifyAddWatch(fd, p.files.store(), what); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("watch the records of pool %q: %w", p.files.name, err)
-	}
 	ctx, cancel := context.WithCancel(ctx)
-	devices, err := p.dm.Events(ctx)
+	written, err := p.recordsWritten(ctx)
 	if err != nil {
 		cancel()
-		_ = f.Close()
+		return nil, fmt.Errorf("watch the records of pool %q: %w", p.files.name, err)
+	}
+	devices, err := p.dm.EventsWithin(ctx, burst)
+	if err != nil {
+		cancel()
 		return nil, kernelError(err)
 	}
-	written := make(chan struct{}, 1)
-	go func() {
-		defer close(written)
-		b := make([]byte, 4096)
-		for {
-			if _, err := f.Read(b); err != nil && !errors.Is(err, unix.EINTR) {
-				return
-			}
-			signal(written)
-		}
-	}()
 	changes := make(chan struct{}, 1)
 	go func() {
 		defer close(changes)
 		defer func() {
 			cancel()
-			_ = f.Close()
 			for range written { // until the reader has ended
 			}
 			for range devices {
@@ -56,18 +47,83 @@ func (p *Pool) Changes(ctx context.Context) (<-chan struct{}, error) {
 		for {
 			ok := true
 			select {
-			case <-ctx.Done():
-				return
 			case _, ok = <-written:
 			case _, ok = <-devices:
 			}
-			if !ok {
+			if !ok || !becalmed(written, devices) {
 				return
 			}
 			signal(changes)
 		}
 	}()
 	return changes, nil
+}
+
+// becalmed waits until nothing changes for a moment, or patience has ended. It is false where nothing will be told any more.
+func becalmed(written, devices <-chan struct{}) bool {
+	enough, quiet := time.NewTimer(patience), time.NewTimer(calm)
+	defer enough.Stop()
+	defer quiet.Stop()
+	for {
+		ok := true
+		select {
+		case _, ok = <-written:
+		case _, ok = <-devices:
+		case <-enough.C:
+			return true
+		case <-quiet.C:
+			return true
+		}
+		if !ok {
+			return false
+		}
+		quiet.Reset(calm)
+	}
+}
+
+// recordsWritten tells that somebody has written to the record store, a burst later. The channel is closed when ctx ends.
+func (p *Pool) recordsWritten(ctx context.Context) (<-chan struct{}, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, err
+	}
+	// With O_NONBLOCK, os waits for it without a thread, and a deadline ends the wait.
+	f := os.NewFile(uintptr(fd), "inotify")
+	const what = unix.IN_MODIFY | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
+	if _, err := unix.InotifyAddWatch(fd, p.files.store(), what); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	written := make(chan struct{}, 1)
+	go func() {
+		defer close(written)
+		defer f.Close()
+		stop := context.AfterFunc(ctx, func() { _ = f.SetReadDeadline(time.Unix(1, 0)) })
+		defer stop()
+		b := make([]byte, 4096)
+		for {
+			if _, err := f.Read(b); err != nil && !errors.Is(err, unix.EINTR) {
+				return
+			}
+			if !rest(ctx, burst) {
+				return
+			}
+			_, _ = unix.Read(fd, b) // what has come meanwhile; of what is the same as the event before, the kernel keeps one
+			signal(written)
+		}
+	}()
+	return written, nil
+}
+
+// rest is false where ctx ends first.
+func rest(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
 }
 
 func signal(ch chan<- struct{}) {

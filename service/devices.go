@@ -3,8 +3,10 @@ package service
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,13 +22,16 @@ const sysfs = "/sys"
 const ownUUID = "DMLAYER-"
 
 // deviceEvents tells what happens to the block devices of this machine: a disk comes, a loop device or volume gets another size. The kernel
-// says so to whoever listens. What comes faster than it is received becomes one. The channel is closed when ctx ends.
-func deviceEvents(ctx context.Context, wanted func(deviceEvent) bool) (<-chan struct{}, error) {
+// says so to whoever listens; of other actions than these it wakes nobody. What comes faster than it is received becomes one. The channel is closed when ctx ends.
+func deviceEvents(ctx context.Context, wanted func(deviceEvent) bool, actions ...string) (<-chan struct{}, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_KOBJECT_UEVENT)
 	if err != nil {
 		return nil, fmt.Errorf("listen to the kernel's events of devices: %w", err)
 	}
 	f := os.NewFile(uintptr(fd), "uevents")
+	if err := onlyActions(fd, actions); err != nil {
+		return nil, errors.Join(fmt.Errorf("listen to the kernel's events of devices: %w", err), f.Close())
+	}
 	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: 1}); err != nil {
 		return nil, errors.Join(fmt.Errorf("listen to the kernel's events of devices: %w", err), f.Close())
 	}
@@ -52,6 +57,17 @@ func deviceEvents(ctx context.Context, wanted func(deviceEvent) bool) (<-chan st
 		}
 	}()
 	return ch, nil
+}
+
+// onlyActions has the kernel pass only events over a socket that begin with one of these actions: a thin device that comes and goes raises a dozen others.
+func onlyActions(fd int, actions []string) error {
+	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}} // their first four bytes, "add@" or "chan"
+	for i, a := range actions {
+		past := uint8(len(actions) - i) // to the last instruction, which takes the event
+		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: binary.BigEndian.Uint32([]byte(a + "@")), Jt: past})
+	}
+	filter = append(filter, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K}, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: math.MaxUint32})
+	return unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]})
 }
 
 // deviceEvent is what the kernel says of a block device; the zero value is said of anything else.

@@ -37,3 +37,24 @@ func TestDeviceEvents(t *testing.T) {
 		}
 	}
 }
+
+// The kernel wakes a listener for the actions that he asks for, and for no others.
+func TestDeviceActions(t *testing.T) {
+	heard := make(chan string, 8)
+	events, err := deviceEvents(t.Context(), func(e deviceEvent) bool {
+		heard <- e.action
+		return true
+	}, "add")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, action := range []string{"change", "add"} {
+		if err := os.WriteFile("/sys/class/block/loop0/uevent", []byte(action), 0o200); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-events
+	if first := <-heard; first != "add" {
+		t.Errorf("woken for %q", first)
+	}
+}

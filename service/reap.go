@@ -7,14 +7,11 @@ import (
 	"github.com/dmlayer/dmlayer/layer"
 )
 
-// reapAgain is how long what failed is left alone, and reapSoon what was just removed: who removes it may not have got his answer yet, and may remove more,
-// which is looked at together.
-const (
-	reapAgain = time.Minute
-	reapSoon  = 20 * time.Millisecond
-)
+// reapAgain is how long what failed is left alone.
+const reapAgain = time.Minute
 
-// reaper gives back what removed nodes had, as soon as there is any: those who remove them leave it to whoever serves the pool.
+// reaper gives back what removed nodes had, as soon as there is any and nothing changes for a moment: those who remove them leave it to whoever serves the
+// pool. Who removes something may not have got his answer yet, and may remove more, which is looked at together.
 type reaper struct {
 	c     Config
 	store *layer.Store
@@ -27,7 +24,6 @@ func (r reaper) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		err := r.await(ctx, done.Failed > 0)
 		if done = (layer.Reaped{}); err == nil {
-			wait(ctx, reapSoon)
 			if done, err = r.store.Reap(ctx, nil); done.Deleted > 0 {
 				r.c.Logger.Info("deleted what removed nodes had", "thin devices", done.Deleted)
 			}

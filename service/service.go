@@ -97,7 +97,7 @@ func (c Config) openWhole(ctx context.Context, tell *notifier) (*layer.Store, er
 	}
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
-	devices, lerr := deviceEvents(watching, newDevice)
+	devices, lerr := deviceEvents(watching, newDevice, "add", "change")
 	if lerr != nil {
 		c.Logger.Info("a disk that comes is noticed within a minute only", "error", lerr)
 	}

@@ -12,6 +12,9 @@ import (
 	"github.com/dmlayer/dmlayer/pool"
 )
 
+// eventsWithin is how late the watcher is told of events: every device that comes or goes is one, and they come in bursts, of which one look is enough.
+const eventsWithin = 50 * time.Millisecond
+
 // watcher looks after one pool: it makes it larger, tells how it is, and notices when it goes.
 type watcher struct {
 	c      Config
@@ -46,11 +49,11 @@ func (w *watcher) nudge() {
 // run is the task that looks: when device-mapper raises an event, when a device of this machine has got another size, when others have
 // changed something, and now and then.
 func (w *watcher) run(ctx context.Context) error {
-	events, err := w.store.Devmapper().Events(ctx)
+	events, err := w.store.Devmapper().EventsWithin(ctx, eventsWithin)
 	if err != nil {
 		return err
 	}
-	sizes, err := deviceEvents(ctx, resizedDevice)
+	sizes, err := deviceEvents(ctx, resizedDevice, "change")
 	if err != nil { // in a container that may not listen: what became larger is seen with the next tick
 		w.c.Logger.Info("devices that become larger are noticed once a minute only", "error", err)
 	}
