@@ -9,8 +9,14 @@ archive=$2 image=$3
 
 run() { docker run --rm --network none "$@"; }
 
-# idle fails where an image or container is mounted: nothing of it runs. A volume may be: Docker forgets those of a container that ran when dockerd was killed.
-idle() { same "" "$(dmlayer ls --format '{{.Name}} {{.State}}' | grep '^docker-.* mounted' || true)"; }
+# mounted lists what is mounted.
+mounted() { dmlayer ls --format '{{.Name}} {{.State}}' | sed -n 's/ mounted$//p'; }
+
+# idle fails where anything is mounted: nothing runs.
+idle() { same "" "$(mounted)"; }
+
+# idle_soon waits until nothing is. Docker forgets the volumes of a container that ran when dockerd was killed: dmlayer finds out.
+idle_soon() { until [ -z "$(mounted)" ]; do [ -z "$(mounted | grep '^docker-')" ] || fail "mounted: $(mounted)"; done; }
 
 images() {
 	docker load -i "$archive" >"$work/loaded"
@@ -27,7 +33,9 @@ images() {
 	docker rmi app:1 >/dev/null
 	docker info >"$work/info" 2>&1
 	has 'Storage Driver: dmlayer' "$work/info"
-	has 'Data Space Available' "$work/info"
+	has 'Pool Name: default' "$work/info"
+	has 'Data Space Available: [0-9.]*GiB' "$work/info"
+	has 'Metadata Space Available: [0-9.]*MiB' "$work/info"
 	has 'WARNING.*loopback' "$work/info"
 }
 
@@ -49,6 +57,42 @@ containers() {
 		WORKDIR /data/work
 	END
 	same built "$(run built:1 cat ../built)"
+}
+
+# Docker's pages on commit, history, tag and rmi, in their order: the container runs while it is committed.
+commit() {
+	local id made
+	id=$(docker run -d --network none "$image" sh -c 'echo kept >/data/f; mkfifo /p; cat /p')
+	until docker exec "$id" test -p /p; do :; done
+	docker commit "$id" user/testimage:version3 >/dev/null
+	same user/testimage:version3 "$(docker images --format '{{.Repository}}:{{.Tag}}' user/testimage)"
+	made=$(docker commit --message "with a variable" --author "A User <a@example.com>" --change "ENV DEBUG=true" "$id" user/testimage:version3)
+	has 'DEBUG=true' <(docker inspect -f '{{.Config.Env}}' "$made")
+	has 'with a variable' <(docker history --format '{{.Comment}}' user/testimage:version3)
+	same "A User <a@example.com>" "$(docker inspect -f '{{.Author}}' user/testimage:version3)"
+	docker commit --change='CMD ["cat", "/data/f"]' -c "EXPOSE 80" "$id" user/testimage:version4 >/dev/null
+	same kept "$(run user/testimage:version4)"
+	same true "$(docker inspect -f '{{.State.Running}}' "$id")"
+	docker rm -f "$id" >/dev/null
+	# As many layers as the image had, and one.
+	same "$(($(docker inspect -f '{{len .RootFS.Layers}}' "$image") + 1))" "$(docker inspect -f '{{len .RootFS.Layers}}' user/testimage:version4)"
+	docker tag "$made" fedora/httpd:version1.0
+	docker tag user/testimage:version3 registry.example:5000/fedora/httpd:version1.0
+	same "$made" "$(docker inspect -f '{{.Id}}' fedora/httpd:version1.0)"
+	refused 'must be forced' docker rmi "$made"
+	docker rmi user/testimage:version3 >"$work/removed"
+	has '^Untagged: user/testimage:version3' "$work/removed"
+	# shellcheck disable=SC2016 # for the shell in the container
+	same true "$(run fedora/httpd:version1.0 sh -c 'echo $DEBUG')"
+	docker rmi -f "$made" >"$work/removed"
+	has '^Untagged: registry.example:5000/fedora/httpd:version1.0' "$work/removed"
+	has "^Deleted: $made" "$work/removed"
+	docker rmi user/testimage:version4 >"$work/removed"
+	has '^Deleted: sha256:' "$work/removed"
+	# Of the first one, which has lost its name, nothing is left either.
+	docker image prune -f >/dev/null
+	same "$(docker inspect -f '{{len .RootFS.Layers}}' "$image")" "$(dmlayer ls -q --filter kind=layer | wc -l)"
+	idle
 }
 
 save() {
@@ -202,6 +246,7 @@ kill_dockerd() {
 	wait "$dockerd_pid" || true
 	start_dockerd
 	docker rm -f alive >/dev/null
+	idle_soon
 	same kept "$(run -v held:/v "$image" cat /v/f)"
 	idle
 	# With --live-restore the container runs on, and the next dockerd ends what was mounted for it.
@@ -213,12 +258,16 @@ kill_dockerd() {
 	wait "$dockerd_pid" || true
 	start_dockerd
 	same true "$(docker inspect -f '{{.State.Running}}' alive)"
+	same held "$(mounted | sed /^docker-/d)"
+	# Another container comes and goes, and takes nothing from it.
+	same kept "$(run -v held:/v "$image" cat /v/f)"
+	same held "$(mounted | sed /^docker-/d)"
 	until docker exec alive test -p /v/p; do :; done
 	# The container ends as soon as this is written, and may take the shell that wrote it along.
 	docker exec alive sh -c 'echo restored >/v/p' || [ $? = 137 ]
 	docker wait alive >/dev/null
 	same restored "$(docker cp alive:/data/got - | tar xO)"
-	idle
+	idle_soon
 	docker rm alive >/dev/null
 	stop "$dockerd_pid"
 	dockerd_flags=(--storage-driver dmlayer)
@@ -299,11 +348,15 @@ remove() {
 	dmlayer pool check
 }
 
-dmlayer pool create --data-size 20G --base-size 1G >/dev/null
-start_dmlayer
-start_containerd
-start_dockerd
-shift 3
-[ $# -gt 0 ] || set -- containers save size volumes tutorial backup userns kill_dockerd kill_dmlayer
-for f in images "$@" remove; do flow "$f"; done
-dmlayer pool destroy --force >/dev/null
+# In a function, so that bash has read all of it before the first step: the file may be edited meanwhile.
+main() {
+	dmlayer pool create --data-size 20G --base-size 1G >/dev/null
+	start_dmlayer
+	start_containerd
+	start_dockerd
+	[ $# -gt 0 ] || set -- commit containers save size volumes tutorial backup userns kill_dockerd kill_dmlayer
+	for f in images "$@" remove; do flow "$f"; done
+	dmlayer pool destroy --force >/dev/null
+	exit
+}
+main "${@:4}"
