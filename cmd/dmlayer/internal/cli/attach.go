@@ -20,14 +20,7 @@ the node's life. The node stays active until detach. A layer is always attached 
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNode(args[0]); err != nil {
-				return err
-			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).node(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				path, err := s.Attach(ctx, name, readOnly)
 				if err != nil {
 					return err
@@ -50,14 +43,7 @@ func (a *app) newDetach() *cobra.Command {
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNode(args[0]); err != nil {
-				return err
-			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).node(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				return s.Detach(ctx, name)
 			})
 		},

@@ -24,14 +24,7 @@ never a layer. What the checking program said goes to standard error.`,
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkName(args[0]); err != nil {
-				return err
-			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).name(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onOwnNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				r, err := checkFS(ctx, s, name, repair)
 				return a.reportFsck(name, r, repair, err)
 			})
@@ -89,14 +82,7 @@ func (a *app) newTrim() *cobra.Command {
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkName(args[0]); err != nil {
-				return err
-			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).name(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onOwnNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				n, err := s.Trim(ctx, name)
 				if err != nil {
 					return err

@@ -45,14 +45,7 @@ it is for people to read. An image's name stands for its top layer.`,
 		Args:              args(1, 1),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkNode(args[0]); err != nil {
-				return err
-			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).node(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				info, err := s.Inspect(ctx, name)
 				if err != nil {
 					return err

@@ -20,17 +20,10 @@ func (a *app) newRename() *cobra.Command {
 		Args:              args(2, 2),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkName(args[0]); err != nil {
-				return err
-			}
 			if err := pool.ValidateName("node", args[1]); err != nil {
 				return err
 			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).name(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onOwnNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				return s.Rename(ctx, name, args[1])
 			})
 		},
@@ -49,18 +42,11 @@ func (a *app) newLabel() *cobra.Command {
 		Args:              args(2, -1),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkName(args[0]); err != nil {
-				return err
-			}
 			set, remove, err := parseLabelChanges(args[1:])
 			if err != nil {
 				return err
 			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).name(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onOwnNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				return s.Label(ctx, name, set, remove)
 			})
 		},

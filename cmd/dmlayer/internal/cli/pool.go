@@ -37,6 +37,20 @@ order. Nothing is done, and the holders are named, where something is in use. A 
 made is an error, and the pool is stopped all the same.`, []int{3, 5, 6, 7, 8}, pool.Stop)
 }
 
+// onPool is what a command about one pool runs: fn, with the pool's name.
+func (a *app) onPool(fn func(cmd *cobra.Command, name string) error) func(cmd *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		name, err := a.poolArg(cmd, args)
+		if err != nil {
+			return err
+		}
+		if err := a.needRoot(cmd); err != nil {
+			return err
+		}
+		return fn(cmd, name)
+	}
+}
+
 // poolVerb makes a command that does one thing to one pool.
 func (a *app) poolVerb(verb, short, long string, codes []int, do func(context.Context, pool.Dirs, string) error) *cobra.Command {
 	cmd := &cobra.Command{
@@ -46,16 +60,9 @@ func (a *app) poolVerb(verb, short, long string, codes []int, do func(context.Co
 		Example:           fmt.Sprintf("  dmlayer pool %s\n  dmlayer pool %[1]s fast", verb),
 		Args:              args(0, 1),
 		ValidArgsFunction: a.completePools,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := a.poolArg(cmd, args)
-			if err != nil {
-				return err
-			}
-			if err := a.needRoot(cmd); err != nil {
-				return err
-			}
+		RunE: a.onPool(func(cmd *cobra.Command, name string) error {
 			return do(cmd.Context(), a.dirs(), name)
-		},
+		}),
 	}
 	return exitCodes(cmd, codes...)
 }

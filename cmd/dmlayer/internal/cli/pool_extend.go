@@ -51,20 +51,13 @@ hand. A pool cannot be made smaller. Prints what data and metadata have now.`,
   dmlayer pool extend --data +50G --metadata +64M fast`,
 		Args:              args(0, 1),
 		ValidArgsFunction: a.completePools,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := a.poolArg(cmd, args)
-			if err != nil {
-				return err
-			}
-			if err := a.needRoot(cmd); err != nil {
-				return err
-			}
+		RunE: a.onPool(func(cmd *cobra.Command, name string) error {
 			now, err := pool.Extend(cmd.Context(), a.dirs(), name, e)
 			if err != nil {
 				return err
 			}
 			return a.printSizes(name, now)
-		},
+		}),
 	}
 	cmd.Flags().Var(extentFlag{&e.Data}, "data", "`SIZE` of the data")
 	cmd.Flags().Var(extentFlag{&e.Metadata}, "metadata", "`SIZE` of the metadata")

@@ -83,20 +83,13 @@ func (a *app) poolShow(verb, short, long, example string, asJSON bool) *cobra.Co
 		Example:           example,
 		Args:              args(0, 1),
 		ValidArgsFunction: a.completePools,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := a.poolArg(cmd, args)
-			if err != nil {
-				return err
-			}
-			if err := a.needRoot(cmd); err != nil {
-				return err
-			}
+		RunE: a.onPool(func(cmd *cobra.Command, name string) error {
 			p, err := pool.Inspect(cmd.Context(), a.dirs(), name)
 			if err != nil {
 				return err
 			}
 			return printRecord(a, poolRecord(p), p.Name, asJSON, poolFields(p))
-		},
+		}),
 	}
 	return records(exitCodes(cmd, 3, 7, 8))
 }

@@ -18,16 +18,7 @@ stays as it is. It needs room for a second metadata file. Prints the pool's name
 		Example:           "  dmlayer pool renew\n  dmlayer pool renew fast",
 		Args:              args(0, 1),
 		ValidArgsFunction: a.completePools,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := a.poolArg(cmd, args)
-			if err != nil {
-				return err
-			}
-			if err := a.needRoot(cmd); err != nil {
-				return err
-			}
-			return a.renewPool(cmd, name)
-		},
+		RunE:              a.onPool(a.renewPool),
 	}
 	return exitCodes(cmd, 3, 5, 6, 7, 8)
 }

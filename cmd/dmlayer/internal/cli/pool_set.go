@@ -20,20 +20,13 @@ settings.`,
   dmlayer pool set --grow-at none fast`,
 		Args:              args(0, 1),
 		ValidArgsFunction: a.completePools,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			name, err := a.poolArg(cmd, args)
-			if err != nil {
-				return err
-			}
-			if err := a.needRoot(cmd); err != nil {
-				return err
-			}
+		RunE: a.onPool(func(cmd *cobra.Command, name string) error {
 			s, err := pool.SetSpace(cmd.Context(), a.dirs(), name, func(s *pool.Space) { changeSpace(cmd, given, s) })
 			if err != nil {
 				return err
 			}
 			return a.printSpace(name, s)
-		},
+		}),
 	}
 	spaceFlags(cmd, &given, func(string) string { return "" })
 	return records(exitCodes(cmd, 3, 5, 6, 7, 8))

@@ -19,18 +19,11 @@ smaller.`,
 		Args:              args(2, 2),
 		ValidArgsFunction: a.completeNodes,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkName(args[0]); err != nil {
-				return err
-			}
 			size, err := parseSize(args[1])
 			if err != nil {
 				return err
 			}
-			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
-				name, err := newFinder(s).name(ctx, args[0])
-				if err != nil {
-					return err
-				}
+			return a.onOwnNode(cmd, args[0], func(ctx context.Context, s *layer.Store, name string) error {
 				return s.Resize(ctx, name, size)
 			})
 		},

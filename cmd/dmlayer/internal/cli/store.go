@@ -32,6 +32,31 @@ func (a *app) withStore(cmd *cobra.Command, fn func(ctx context.Context, s *laye
 	return fn(ctx, s)
 }
 
+// onNode opens the pool and runs fn with the name of the node that arg means, which may be that of an image.
+func (a *app) onNode(cmd *cobra.Command, arg string, fn func(ctx context.Context, s *layer.Store, name string) error) error {
+	return a.onFound(cmd, arg, checkNode, finder.node, fn)
+}
+
+// onOwnNode is onNode for a command that takes no image in a node's place.
+func (a *app) onOwnNode(cmd *cobra.Command, arg string, fn func(ctx context.Context, s *layer.Store, name string) error) error {
+	return a.onFound(cmd, arg, checkName, finder.name, fn)
+}
+
+func (a *app) onFound(cmd *cobra.Command, arg string, check func(string) error, find func(finder, context.Context, string) (string, error),
+	fn func(ctx context.Context, s *layer.Store, name string) error,
+) error {
+	if err := check(arg); err != nil {
+		return err
+	}
+	return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
+		name, err := find(newFinder(s), ctx, arg)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, s, name)
+	})
+}
+
 // noteAge says in time that a pool will take no more nodes one day.
 func (a *app) noteAge(l pool.Life) {
 	if l.Aged() {
