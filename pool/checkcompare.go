@@ -3,6 +3,7 @@ package pool
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -16,26 +17,12 @@ import (
 // ids returns all thin ids that any place knows of.
 func (f *facts) ids() []metadata.ThinID {
 	all := map[metadata.ThinID]bool{}
-	for id := range f.nodes {
-		all[id] = true
-	}
-	for id := range f.tombs {
-		all[id] = true
-	}
-	for id := range f.thins {
-		all[id] = true
-	}
-	for id := range f.devices {
-		all[id] = true
-	}
-	for id := range f.claims {
-		all[id] = true
-	}
-	for id := range f.marks {
-		all[id] = true
-	}
-	for id := range f.sides {
-		all[id] = true
+	for _, ids := range []iter.Seq[metadata.ThinID]{
+		maps.Keys(f.nodes), maps.Keys(f.tombs), maps.Keys(f.thins), maps.Keys(f.devices), maps.Keys(f.claims), maps.Keys(f.marks), maps.Keys(f.sides),
+	} {
+		for id := range ids {
+			all[id] = true
+		}
 	}
 	for _, l := range f.links {
 		all[f.linkID(l)] = true
