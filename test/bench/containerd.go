@@ -75,19 +75,11 @@ func runContainerd(ctx context.Context, args []string) (err error) {
 			return err
 		}
 	}
-	if b.work, err = os.MkdirTemp(b.dir, "bench"); err != nil {
-		return err
-	}
-	defer os.RemoveAll(b.work)
-	if err := b.copyImage(); err != nil {
-		return err
-	}
-	defer os.RemoveAll(filepath.Dir(b.layout))
 	with := b.withServe
 	if b.profile != "" {
 		with = b.withServeHere
 	}
-	return b.inPool(ctx, func() error {
+	return b.withImage(ctx, func() error {
 		defer b.forgetClaims()
 		return with(ctx, func(socket string) error {
 			return b.withContainerd(ctx, socket, func(c *containerd) error { return b.all(ctx, socket, c) })

@@ -60,6 +60,16 @@ func runImages(ctx context.Context, args []string) (err error) {
 	if err := touchMemory(); err != nil {
 		return err
 	}
+	return b.withImage(ctx, func() error {
+		if b.profile != "" {
+			return b.profiled(ctx)
+		}
+		return b.withKinds(ctx, func(kinds []loadKind) error { return b.measure(ctx, kinds) })
+	})
+}
+
+// withImage runs fn with a pool in a folder of its own, and the image in memory.
+func (b *imagesBench) withImage(ctx context.Context, fn func() error) (err error) {
 	if b.work, err = os.MkdirTemp(b.dir, "bench"); err != nil {
 		return err
 	}
@@ -68,12 +78,7 @@ func runImages(ctx context.Context, args []string) (err error) {
 		return err
 	}
 	defer os.RemoveAll(filepath.Dir(b.layout))
-	return b.inPool(ctx, func() error {
-		if b.profile != "" {
-			return b.profiled(ctx)
-		}
-		return b.withKinds(ctx, func(kinds []loadKind) error { return b.measure(ctx, kinds) })
-	})
+	return b.inPool(ctx, fn)
 }
 
 // touchMemory uses most of the memory once: a virtual machine gets its own from the host at the first
