@@ -58,7 +58,7 @@ func (e *Error) Error() string {
 		b.WriteString(strings.TrimPrefix(e.Err.Error(), "devmapper: "))
 	case e.Errno != 0:
 		b.WriteString(": ")
-		b.WriteString(e.Errno.Error())
+		b.WriteString(errnoText(e.Errno))
 	}
 	if e.Hint != "" {
 		b.WriteString(" (")
@@ -66,6 +66,18 @@ func (e *Error) Error() string {
 		b.WriteString(")")
 	}
 	return b.String()
+}
+
+// errnoText is what an errno says, and of those that targets with metadata of
+// their own (thin, cache, era) give another meaning to, what they mean.
+func errnoText(errno syscall.Errno) string {
+	switch errno {
+	case syscall.EILSEQ:
+		return "wrong checksum in a block of the target's metadata"
+	case syscall.ENOTBLK:
+		return "a block of the target's metadata is blank, or another one"
+	}
+	return errno.Error()
 }
 
 // Unwrap gives the errno and the other cause, whichever there are.

@@ -10,6 +10,7 @@ import (
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
 
@@ -37,8 +38,7 @@ func (o *op) explainFull(err error) error {
 			"free space on the file system of the root directory")
 	}
 	if errors.Is(err, unix.EIO) && errs.Class(err) == nil {
-		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged),
-			"a disk under the pool fails; the kernel's log (dmesg) says which, and why")
+		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged), pool.DiskHint)
 	}
 	return err
 }

@@ -10,8 +10,6 @@ import (
 	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -202,5 +200,5 @@ var errUnreadableLabel = fmt.Errorf("the label of the pool cannot be read: %w", 
 
 // unreadable tells whether an error is of damaged metadata or of a disk, rather than of what was read.
 func unreadable(err error) bool {
-	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EILSEQ) || errors.Is(err, unix.ENODATA) || errors.Is(err, thinpool.ErrNoDevice)
+	return badBlock(err) || errors.Is(err, thinpool.ErrDamaged) || errors.Is(err, thinpool.ErrNoDevice)
 }

@@ -74,7 +74,7 @@ func eachBlock(ctx context.Context, p *part, fn func(block int64, b []byte, err 
 func badBlocks(ctx context.Context, p *part) (map[int64]bool, error) {
 	bad := map[int64]bool{}
 	err := eachBlock(ctx, p, func(block int64, _ []byte, err error) error {
-		if errors.Is(err, unix.EIO) || errors.Is(err, unix.ENODATA) {
+		if badBlock(err) {
 			bad[block] = true
 			return nil
 		}

@@ -33,6 +33,10 @@ var (
 	// ErrTransactionID is returned by SetTransactionID when the pool is at
 	// another id than the one expected.
 	ErrTransactionID = errors.New("pool has another transaction id")
+	// ErrDamaged is returned, with another error of this package or alone,
+	// where a block of the metadata that the kernel read has a wrong
+	// checksum, or is another block than it should be.
+	ErrDamaged = errors.New("a block of the pool's metadata is damaged")
 	// ErrInvalid is returned for arguments and texts that cannot be right.
 	ErrInvalid = devmapper.ErrInvalid
 	// ErrWrongTarget is returned when a device is no pool, or no thin device.
@@ -70,8 +74,17 @@ func (e *StateError) Is(target error) bool {
 	return false
 }
 
+// damagedBlock tells whether the kernel's validators have refused a block: for
+// a checksum that is wrong, or for a number that is not the block's own.
+func damagedBlock(err error) bool {
+	return errors.Is(err, syscall.EILSEQ) || errors.Is(err, syscall.ENOTBLK)
+}
+
 // opError is "what: class: cause".
 func opError(what string, class, cause error) error {
+	if damagedBlock(cause) && !errors.Is(cause, ErrDamaged) {
+		cause = fmt.Errorf("%w: %w", ErrDamaged, cause)
+	}
 	if class == nil {
 		return fmt.Errorf("thinpool: %s: %w", what, cause)
 	}
