@@ -151,8 +151,8 @@ func TestLimit(t *testing.T) {
 	must(t, srv.stop())
 	calls := called()
 	for event, want := range map[string]map[string]string{
-		"grown-":            {"DMLAYER_STATE": "active"},
-		"grow-failed-":      {"DMLAYER_POOL": e.Name, "DMLAYER_ROOT": e.Dirs.Root, "DMLAYER_RUN": e.Dirs.Run},
+		"grown-":       {"DMLAYER_STATE": "active"},
+		"grow-failed-": {"DMLAYER_POOL": e.Name, "DMLAYER_ROOT": e.Dirs.Root, "DMLAYER_RUN": e.Dirs.Run},
 		// The lower ones may be passed in one step, of which the highest is told.
 		"data-threshold-100": {"DMLAYER_POOL_UUID": s.Pool().UUID()},
 	} {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"sync"
+	"time"
 
 	"github.com/dmlayer/dmlayer/layer"
 )
@@ -22,6 +23,9 @@ type settler struct {
 	waiting map[layer.Work]bool
 	over    chan struct{}
 }
+
+// settleAgain is how long what failed is left alone.
+const settleAgain = time.Minute
 
 // maxWaiting bounds how many are waited for at once, each by a thread. Those beyond it are found when the next of them ends.
 const maxWaiting = 64
@@ -44,10 +48,14 @@ func (s *settler) run(ctx context.Context) error {
 	defer waits.Wait()
 	defer cancel()
 	for {
-		s.settle(ctx, &waits)
+		var again <-chan time.Time
+		if !s.settle(ctx, &waits) {
+			again = time.After(settleAgain)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-again:
 		case _, ok := <-gone:
 			if !ok {
 				if ctx.Err() == nil {
@@ -61,14 +69,15 @@ func (s *settler) run(ctx context.Context) error {
 	}
 }
 
-func (s *settler) settle(ctx context.Context, waits *sync.WaitGroup) {
+// settle looks once, and tells whether it could.
+func (s *settler) settle(ctx context.Context, waits *sync.WaitGroup) bool {
 	busy, err := s.store.Settle(ctx)
 	if err != nil {
 		if text := err.Error(); ctx.Err() == nil && text != s.failing {
 			s.failing = text
 			s.c.Logger.Warn("what dead processes left is not finished, and tried again later", "error", err)
 		}
-		return
+		return false
 	}
 	s.failing = ""
 	s.mu.Lock()
@@ -80,6 +89,7 @@ func (s *settler) settle(ctx context.Context, waits *sync.WaitGroup) {
 		s.waiting[work] = true
 		waits.Go(func() { s.wait(ctx, work) })
 	}
+	return true
 }
 
 // wait waits for one who is at work, and has everything looked at again when he has ended.
@@ -88,7 +98,8 @@ func (s *settler) wait(ctx context.Context, work layer.Work) {
 	s.mu.Lock()
 	delete(s.waiting, work)
 	s.mu.Unlock()
-	if err != nil {
+	if err != nil && ctx.Err() == nil {
+		s.c.Logger.Debug("who is at work is not waited for", "error", err) // looked at again with what fails, or with the next who ends
 		return
 	}
 	select {

@@ -27,6 +27,9 @@ const maxMessage = 4 << 20
 // socket of this machine costs more than most requests.
 const window = 1 << 20
 
+// maxAtWork bounds the requests of a connection that are at work; the client keeps back what is above. Each that waits for a lock has a thread.
+const maxAtWork = 512
+
 // Server is a gRPC server on a socket.
 type Server struct {
 	grpc     *grpc.Server
@@ -43,6 +46,7 @@ type Differ interface {
 func New(l net.Listener, sn snapshots.Snapshotter, d Differ) *Server {
 	s := &Server{listener: l, grpc: grpc.NewServer(
 		grpc.MaxRecvMsgSize(maxMessage), grpc.InitialWindowSize(window), grpc.InitialConnWindowSize(window), grpc.StreamInterceptor(withClass),
+		grpc.MaxConcurrentStreams(maxAtWork), grpc.WaitForHandlers(true),
 	)}
 	snapshotsapi.RegisterSnapshotsServer(s.grpc, snapshotservice.FromSnapshotter(sn))
 	if d != nil {

@@ -145,8 +145,8 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	_, err := sn.Prepare(ctx, "active", "")
 	must(t, err)
 	must(t, sn.Commit(ctx, "base", "active"))
-	for i := range 20 {
-		_, err := sn.View(ctx, fmt.Sprintf("view-%d", i), "base", snapshots.WithLabels(map[string]string{"long": strings.Repeat("x", 100<<10)}))
+	for i := range 70 {
+		_, err := sn.View(ctx, fmt.Sprintf("view-%d", i), "base", snapshots.WithLabels(map[string]string{"long": strings.Repeat("x", 30<<10)}))
 		must(t, err)
 	}
 	deaf, _ := s.dial()
@@ -155,7 +155,7 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	must(t, err)
 	_, err = list.Header() // the answer has begun
 	must(t, err)
-	for i := range 20 {
+	for i := range 70 {
 		must(t, sn.Remove(ctx, fmt.Sprintf("view-%d", i)))
 	}
 	must(t, sn.Remove(ctx, "base"))

@@ -26,8 +26,11 @@ const (
 
 // What clients may ask this package to keep.
 const (
-	maxKey    = 4096      // bytes
-	maxLabels = 256 << 10 // bytes of all keys and values of a snapshot
+	maxKey = 4096 // bytes
+
+	// maxLabels is the most bytes of all keys and values of a snapshot's labels. A list has a hundred snapshots in each message, which together must stay below the
+	// 4 MiB that a gRPC client takes: else nobody could list them any more, and containerd could not collect its garbage.
+	maxLabels = 32 << 10
 )
 
 // attrKey is what nodes of this package tell of the key that they were made for.

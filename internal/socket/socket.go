@@ -20,6 +20,9 @@ import (
 // firstInherited is the first descriptor that systemd passes on (sd_listen_fds(3)).
 const firstInherited = 3
 
+// maxPath is the longest path of a socket: sun_path has 108 bytes, with a zero at the end (unix(7)).
+const maxPath = 107
+
 // Listener is a socket that only its owner's user can connect to. Close removes it.
 type Listener struct {
 	net.Listener
@@ -49,6 +52,10 @@ func listen(ctx context.Context, path string) (*Listener, error) {
 	if l, err := inherited(abs); l != nil || err != nil {
 		return l, err
 	}
+	if len(abs) > maxPath {
+		err := fmt.Errorf("its path has %d bytes, of which the kernel takes %d: %w", len(abs), maxPath, errs.ErrInvalid)
+		return nil, errs.WithHint(err, "name a shorter one, such as /run/dmlayer/"+filepath.Base(abs))
+	}
 	if err := checkFolder(filepath.Dir(abs)); err != nil {
 		return nil, err
 	}
@@ -64,22 +71,40 @@ func listen(ctx context.Context, path string) (*Listener, error) {
 	return l, nil
 }
 
-// checkFolder makes the folder where there is none, and refuses one in which others can replace files.
+// checkFolder makes the folder where there is none, and refuses one in which others can replace files, or which they can replace.
 func checkFolder(dir string) error {
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	there := dir // as much of it as is there
+	for _, err := os.Lstat(there); errors.Is(err, os.ErrNotExist); _, err = os.Lstat(there) {
+		there = filepath.Dir(there)
+	}
+	place, err := filepath.EvalSymlinks(there)
+	for above := ""; err == nil && place != above; place = filepath.Dir(place) {
+		err, above = checkOwn(place), place
+	}
+	if err != nil {
 		return err
 	}
+	return os.MkdirAll(dir, 0o711)
+}
+
+// checkOwn refuses a folder in which others can replace what is not theirs.
+func checkOwn(dir string) error {
 	fi, err := os.Stat(dir)
 	if err != nil {
 		return err
 	}
-	st, _ := fi.Sys().(*syscall.Stat_t)
 	sticky := fi.Mode()&os.ModeSticky != 0
-	if fi.Mode().Perm()&0o022 != 0 && !sticky || st != nil && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+	if fi.Mode().Perm()&0o022 != 0 && !sticky || !ours(fi) {
 		err := fmt.Errorf("others can write to %s (mode %v): %w", dir, fi.Mode(), errs.ErrInvalid)
 		return errs.WithHint(err, "name a folder that only root can write to, such as /run/dmlayer")
 	}
 	return nil
+}
+
+// ours tells whether a file is root's, or of the user that this process acts for.
+func ours(fi os.FileInfo) bool {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	return !ok || st.Uid == 0 || int(st.Uid) == os.Geteuid()
 }
 
 // lockBeside takes a lock file, which the kernel gives back when this process dies. The file stays.
@@ -87,6 +112,13 @@ func lockBeside(path string) (*os.File, error) {
 	f, err := os.OpenFile(path+".lock", os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !ours(fi) {
+		err = errs.WithHint(fmt.Errorf("%s is another user's: %w", f.Name(), errs.ErrInvalid), "remove it, or name a folder that only root can write to, such as /run/dmlayer")
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
 	}
 	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	if errors.Is(err, unix.EWOULDBLOCK) {

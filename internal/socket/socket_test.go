@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -38,9 +39,9 @@ func listen(t *testing.T, path string) *socket.Listener {
 }
 
 func TestPrivateAndRemoved(t *testing.T) {
+	path := filepath.Join(folder(t), "s.sock")
 	old := unix.Umask(0)
 	defer unix.Umask(old)
-	path := filepath.Join(folder(t), "s.sock")
 	l := listen(t, path)
 	fi, err := os.Lstat(path)
 	if err != nil || fi.Mode() != os.ModeSocket|0o600 {
@@ -105,13 +106,42 @@ func TestRefused(t *testing.T) {
 	if _, err := socket.Listen(t.Context(), filepath.Join(open, "s")); !errors.Is(err, errs.ErrInvalid) {
 		t.Errorf("a folder that others can write to: %v", err)
 	}
-	if _, err := socket.Listen(t.Context(), filepath.Join(dir, string(make([]byte, 200)))); err == nil {
-		t.Error("an impossible name was taken")
+	below := filepath.Join(open, "private")
+	if err := os.Mkdir(below, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := socket.Listen(t.Context(), filepath.Join(below, "s")); !errors.Is(err, errs.ErrInvalid) {
+		t.Errorf("a folder that others can replace: %v", err)
+	}
+	if _, err := socket.Listen(t.Context(), filepath.Join(open, "new", "s")); !errors.Is(err, errs.ErrInvalid) {
+		t.Errorf("a new folder that others could replace: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Join(open, "new")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("it was made: %v", err)
+	}
+	long := filepath.Join(dir, "new", strings.Repeat("n", 108))
+	if _, err := socket.Listen(t.Context(), long); !errors.Is(err, errs.ErrInvalid) || errs.Hint(err) == "" {
+		t.Errorf("a path that is too long: %v", err)
+	}
+	if _, err := os.Lstat(filepath.Dir(long)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its folder was made: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if l, err := socket.Listen(ctx, filepath.Join(dir, "s")); err == nil {
 		_ = l.Close()
+	}
+}
+
+// A lock file of another user would keep the daemon from starting for as long as he likes.
+func TestLockOfAnother(t *testing.T) {
+	testenv.Need(t, testenv.Root) // to make what is another user's
+	path := filepath.Join(folder(t), "s.sock")
+	if err := errors.Join(os.WriteFile(path+".lock", nil, 0o600), os.Chown(path+".lock", 65534, 65534)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := socket.Listen(t.Context(), path); !errors.Is(err, errs.ErrInvalid) || errs.Hint(err) == "" {
+		t.Errorf("%v", err)
 	}
 }
 
