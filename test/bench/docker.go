@@ -40,7 +40,7 @@ func runDocker(ctx context.Context, args []string) error {
 	f.IntVar(&c.loads, "loads", 3, "loads of each dockerd that count")
 	f.IntVar(&c.creates, "creates", 40, "containers of each that are created and deleted")
 	f.IntVar(&c.rounds, "rounds", 5, "containers of each that are run, compared and committed")
-	plugin := f.String("plugin", "", "NAME=SOCKET of a dockerd's graph driver, which is asked by itself as well")
+	plugins := f.String("plugins", "", "NAME=SOCKET,... of dockerds' graph drivers, which are asked by themselves as well")
 	_ = f.Parse(args) // exits
 	var all []*daemon
 	for _, arg := range f.Args() { // NAME=SOCKET
@@ -50,8 +50,10 @@ func runDocker(ctx context.Context, args []string) error {
 		}
 		all = append(all, newDaemon(name, socket))
 	}
-	if name, socket, ok := strings.Cut(*plugin, "="); ok {
-		withPlugin(all, name, socket)
+	for _, p := range strings.Split(*plugins, ",") {
+		if name, socket, ok := strings.Cut(p, "="); ok {
+			withPlugin(all, name, socket)
+		}
 	}
 	if err := touchMemory(); err != nil {
 		return err
@@ -67,13 +69,19 @@ func runDocker(ctx context.Context, args []string) error {
 	}{
 		{c.loads, func(d *daemon, ctx context.Context, t *timer) error { return d.reload(ctx, t, &c) }},
 		{c.creates, func(d *daemon, ctx context.Context, t *timer) error { return d.createDelete(ctx, t, c.image) }},
-		{c.rounds, func(d *daemon, ctx context.Context, t *timer) error { return d.change(ctx, t, c.image) }},
+		{c.rounds, func(d *daemon, ctx context.Context, t *timer) error {
+			if d.keepsNothing() || c.rounds == 0 {
+				return nil
+			}
+			return d.change(ctx, t, c.image)
+		}},
 	} {
 		if err := c.inTurn(ctx, all, part.rounds, part.round); err != nil {
 			return err
 		}
 	}
 	printDocker(all, &c)
+	printRequests(all)
 	return nil
 }
 
@@ -102,7 +110,12 @@ type daemon struct {
 
 	plugin *plugintest.Client // of its graph driver, or nil
 	top    string             // the id that it gave the image's highest layer
+
+	requests series // at the plugin
 }
+
+// keepsNothing tells whether it is on a driver of runBare, where nothing can run.
+func (d *daemon) keepsNothing() bool { return d.name == "null" || d.name == "bare" }
 
 func newDaemon(name, socket string) *daemon {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -183,7 +196,7 @@ func (d *daemon) createDelete(ctx context.Context, t *timer, image string) error
 		return err
 	}
 	t.lap("delete")
-	return d.atPlugin(ctx, t, image)
+	return d.atPlugin(ctx, image)
 }
 
 // change runs a container, looks at what it changed, and commits it.

@@ -31,7 +31,10 @@ type floor struct {
 
 const firstFloorID = 1 << 23
 
-func newFloor(ctx context.Context, b *bench) (*floor, error) {
+func newFloor(ctx context.Context, b *bench) (*floor, error) { return newFloorOf(ctx, b, parent) }
+
+// newFloorOf returns a floor whose thin devices are snapshots of a node's.
+func newFloorOf(ctx context.Context, b *bench, node string) (*floor, error) {
 	status, err := b.store.PoolStatus(ctx)
 	if err != nil {
 		return nil, err
@@ -48,7 +51,7 @@ func newFloor(ctx context.Context, b *bench) (*floor, error) {
 	}
 	f.dev = info.Dev
 	f.size = devmapper.SectorsOf(uint64(status.BaseSize))
-	if f.origin, err = parentID(ctx, b, status.UUID); err != nil {
+	if f.origin, err = parentID(ctx, b, status.UUID, node); err != nil {
 		return nil, err
 	}
 	if f.record, err = os.Create(filepath.Join(b.dirs.Root, "floor")); err != nil {
@@ -58,12 +61,12 @@ func newFloor(ctx context.Context, b *bench) (*floor, error) {
 	return f, os.MkdirAll(f.mount, 0o755)
 }
 
-// parentID finds the parent's thin id by attaching it: the dm UUID ends in it.
-func parentID(ctx context.Context, b *bench, uuid string) (thinpool.ID, error) {
-	if _, err := b.store.Attach(ctx, parent, true); err != nil {
+// parentID finds a node's thin id by attaching it: the dm UUID ends in it.
+func parentID(ctx context.Context, b *bench, uuid, node string) (thinpool.ID, error) {
+	if _, err := b.store.Attach(ctx, node, true); err != nil {
 		return 0, err
 	}
-	i, err := b.store.Inspect(ctx, parent)
+	i, err := b.store.Inspect(ctx, node)
 	if err != nil {
 		return 0, err
 	}
@@ -83,7 +86,7 @@ func parentID(ctx context.Context, b *bench, uuid string) (thinpool.ID, error) {
 			}
 		}
 	}
-	return id, b.store.Detach(ctx, parent)
+	return id, b.store.Detach(ctx, node)
 }
 
 func (f *floor) close() {

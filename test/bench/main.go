@@ -1,6 +1,6 @@
 // Command bench measures, in one run and interleaved, what a round of prepare, mount, unmount and
 // remove costs: the bare kernel operations, the library, the graph driver over its socket, and the command. As `bench images` it measures
-// what loading an image costs, and as `bench containerd` what containerd's snapshotters cost. It is run in a virtual machine by scripts/bench.
+// what loading an image costs, as `bench containerd` what containerd's snapshotters cost, and as `bench docker` what dockerds cost. It is run in a virtual machine by scripts/bench.
 package main
 
 import (
@@ -32,6 +32,8 @@ func main() {
 		err = runContainerd(ctx, os.Args[2:])
 	case "docker":
 		err = runDocker(ctx, os.Args[2:])
+	case "bare":
+		err = runBare(ctx, os.Args[2:])
 	default:
 		err = run(ctx)
 	}
@@ -61,7 +63,7 @@ func run(ctx context.Context) (err error) {
 	flag.StringVar(&c.profile, "cpuprofile", "", "write a CPU profile of the library's rounds")
 	flag.BoolVar(&c.mark, "mark", false, "after each step, write its name to a descriptor that is not there, for who counts system calls with strace")
 	sizes := flag.String("nodes", "10,2000", "how many other nodes the pool has, ascending")
-	which := flag.String("kinds", "floor,library,plugin,command", "what to measure; everything is compared with the floor")
+	which := flag.String("kinds", "floor,library,plugin,socket,command", "what to measure; everything is compared with the floor")
 	flag.Parse()
 	c.kinds = strings.Split(*which, ",")
 	for _, s := range strings.Split(*sizes, ",") {
@@ -136,7 +138,7 @@ func (b *bench) table(ctx context.Context, nodes int) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, graph.stop()) }()
-	kinds := []kind{{"floor", floor.round}, {"library", b.library}, {"plugin", graph.round}}
+	kinds := []kind{{"floor", floor.round}, {"library", b.library}, {"plugin", graph.round}, {"socket", graph.rawRound}}
 	if b.command != "" {
 		kinds = append(kinds, kind{"command", b.commands})
 	}

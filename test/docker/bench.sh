@@ -1,5 +1,6 @@
 #!/bin/bash
-# Three dockerds side by side, on dmlayer, on Docker's own devicemapper driver and on overlay2, measured in turn by test/bench.
+# Dockerds side by side, on dmlayer, on Docker's own devicemapper driver, on overlay2 and on two drivers that do nothing (null) and only what the kernel has to do
+# (bare), measured in turn by test/bench.
 #
 #   bench.sh DIR BENCH IMAGE.docker.tar REF [FLAG...]      flags of `bench docker`
 #
@@ -48,8 +49,15 @@ thin_pool
 dockerd_on dmlayer
 dockerd_on devicemapper --storage-opt dm.thinpooldev=/dev/mapper/bench --storage-opt dm.fs=ext4 --storage-opt dm.override_udev_sync_check=true
 dockerd_on overlay2
-"$bench" docker -archive "$archive" -image "$image" -plugin dmlayer=/run/docker/plugins/dmlayer.sock "$@" "${list[@]}"
-for pid in "${pids[@]}" "$containerd_pid" "$dmlayer_pid"; do stop "$pid"; done
+mkdir -p "$work/ext4/folders/null"
+"$bench" bare -sockets /run/docker/plugins -dir "$work/ext4/folders" &
+bare_pid=$!
+until [ -S /run/docker/plugins/null.sock ] && [ -S /run/docker/plugins/bare.sock ]; do dmlayer version >/dev/null; done # which takes long enough for a pause
+dockerd_on null
+dockerd_on bare
+plugins=$(printf ',%s=/run/docker/plugins/%s.sock' dmlayer dmlayer bare bare null null)
+"$bench" docker -archive "$archive" -image "$image" -plugins "${plugins#,}" "$@" "${list[@]}"
+for pid in "${pids[@]}" "$containerd_pid" "$bare_pid" "$dmlayer_pid"; do stop "$pid"; done
 dmlayer pool destroy --force >/dev/null
 # What the devicemapper driver leaves, its base device among it.
 dmsetup ls --target thin | awk '{print $1}' | xargs -r -n 1 dmsetup remove
