@@ -64,7 +64,7 @@ func (s *Store) checkFile(ctx context.Context) ([]Problem, error) {
 	}
 	header, _, err := newestHeader(f)
 	if err != nil {
-		return nil, fmt.Errorf("check record store: %w: %w", err, errs.ErrDamaged)
+		return nil, fmt.Errorf("check record store: %w", failing(err))
 	}
 	texts, err := checkPages(header, f, st.Size())
 	var problems []Problem

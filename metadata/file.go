@@ -62,7 +62,7 @@ func (f *file) use(readOnly bool, looked *unix.Stat_t, fn func(*bbolt.DB) error)
 	defer func() {
 		if r := recover(); r != nil {
 			f.abandon()
-			err = errs.WithHint(fmt.Errorf("record store %s: %v: %w", f.path, r, errs.ErrDamaged), damagedHint)
+			err = errs.WithHint(fmt.Errorf("record store %s: its pages make no sense (%v): %w", f.path, r, errs.ErrDamaged), damagedHint)
 		}
 	}()
 	if err := f.ready(readOnly, looked); err != nil {
@@ -126,6 +126,9 @@ func (f *file) ready(readOnly bool, looked *unix.Stat_t) error {
 }
 
 func (f *file) open(readOnly bool, id fileID) error {
+	if err := lookWhole(f.path); err != nil {
+		return err
+	}
 	db, err := bbolt.Open(f.path, 0o600, options(readOnly, func(path string, flag int, mode os.FileMode) (_ *os.File, err error) {
 		f.file, err = os.OpenFile(path, flag&^os.O_CREATE, mode)
 		return f.file, err
@@ -134,6 +137,31 @@ func (f *file) open(readOnly bool, id fileID) error {
 		return f.openError(err)
 	}
 	f.db, f.id, f.readOnly = db, id, readOnly
+	return nil
+}
+
+// lookWhole is ErrDamaged where a store is shorter than its last transaction left it. bbolt would read pages that are not there, and in an empty
+// file make a new store.
+func lookWhole(path string) error {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = errs.ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("open record store %s: %w", path, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open record store: %w", err)
+	}
+	least := 2 * int64(os.Getpagesize())
+	if header, _, err := newestHeader(f); err == nil { // else bbolt says what is wrong with it
+		least = pagesOf(header) * int64(len(header))
+	}
+	if st.Size() < least {
+		return errs.WithHint(fmt.Errorf("open record store %s: it is cut off: %d bytes of at least %d: %w", path, st.Size(), least, errs.ErrDamaged), damagedHint)
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package metadata_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -577,10 +579,38 @@ func TestNotAStore(t *testing.T) {
 	for _, content := range []string{"", "x", strings.Repeat("\x00", 1<<16), strings.Repeat("\xff", 1<<16)} {
 		path := filepath.Join(t.TempDir(), "records.db")
 		must(t, os.WriteFile(path, []byte(content), 0o600))
-		err := readAll(open(t, path))
-		if err == nil || errors.Is(err, errs.ErrNotFound) {
-			t.Errorf("%d bytes of rubbish: %v", len(content), err)
-		}
+		saidCut(t, readAll(open(t, path)))
+	}
+}
+
+// saidCut checks that an error says that the store is damaged, and what to do, in words.
+func saidCut(t testing.TB, err error) {
+	t.Helper()
+	if !errors.Is(err, errs.ErrDamaged) || !strings.Contains(errs.Hint(err), "pool import") || strings.Contains(err.Error(), "runtime error") {
+		t.Errorf("%v; hint %q", err, errs.Hint(err))
+	}
+}
+
+// A store that is cut off is said to be damaged, wherever it was cut, and nothing is made of what is left.
+func TestCutOff(t *testing.T) {
+	seed := seedStore(t)
+	for _, size := range []int{0, 100, 5000, 8192, len(seed) / 2, len(seed) - 4096*3} {
+		t.Run(strconv.Itoa(size), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "records.db")
+			must(t, os.WriteFile(path, seed[:size], 0o600))
+			s := open(t, path)
+			saidCut(t, readAll(s))
+			saidCut(t, s.Update(context.Background(), func(tx *metadata.Tx) error { return tx.PutTombstone(metadata.Tombstone{ID: 7}) }))
+			if _, err := s.Check(context.Background()); size < 8192 && !errors.Is(err, errs.ErrDamaged) {
+				t.Errorf("check: %v", err)
+			}
+			if err := s.Sync(context.Background()); size < 8192 && !errors.Is(err, errs.ErrDamaged) {
+				t.Errorf("sync: %v", err)
+			}
+			if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, seed[:size]) {
+				t.Errorf("%d bytes are %d: %v", size, len(b), err)
+			}
+		})
 	}
 }
 

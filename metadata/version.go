@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
+	"math"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -63,7 +65,11 @@ func versionAt(path string) (uint64, error) {
 func newestHeader(f *os.File) (page []byte, at int64, err error) {
 	size := os.Getpagesize()
 	b := make([]byte, 2*size)
-	if _, err := f.ReadAt(b, 0); err != nil {
+	n, err := f.ReadAt(b, 0)
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("%s has %d bytes: %w", f.Name(), n, errs.ErrDamaged)
+	}
+	if err != nil {
 		return nil, 0, err
 	}
 	first, second := transactionOf(b[:size]), transactionOf(b[size:])
@@ -87,6 +93,12 @@ func transactionOf(page []byte) uint64 {
 		return 0
 	}
 	return order.Uint64(m[metaTxID:])
+}
+
+// pagesOf is how many pages a store has, of which the header is.
+func pagesOf(header []byte) int64 {
+	pages := binary.NativeEndian.Uint64(header[pageHeader+metaPages:])
+	return int64(min(pages, math.MaxInt64/uint64(len(header))))
 }
 
 func headerSum(m []byte) uint64 {
