@@ -71,7 +71,7 @@ func (s *Store) reset(ctx context.Context, name, to string) error {
 	if err := pointResetRecord.Hit(); err != nil {
 		return err
 	}
-	return o.deleteThin(ctx, n.ID, nil)
+	return o.deleteFirst(ctx, n.ID)
 }
 
 // resetOrigin returns what a node is reset to.

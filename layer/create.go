@@ -248,7 +248,7 @@ func (o *op) undo(id metadata.ThinID) func(context.Context) error {
 		if err := o.remove(id); err != nil {
 			return fmt.Errorf("undo: thin device %d: %w", id, err)
 		}
-		if err := o.deleteThin(ctx, id, nil); err != nil {
+		if _, err := o.deleteWith(ctx, id, pool.DiscardOptions{}); err != nil {
 			return fmt.Errorf("undo: thin device %d: %w", id, err)
 		}
 		return nil

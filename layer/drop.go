@@ -11,7 +11,6 @@ import (
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
-	"github.com/dmlayer/dmlayer/pool"
 )
 
 var (
@@ -142,10 +141,5 @@ func (o *op) bringDown(ctx context.Context, n metadata.Node) error {
 	if err != nil {
 		return err
 	}
-	if served, err := o.Served(); err != nil || served {
-		return err // whoever serves the pool does the rest, of many removals at once
-	}
-	budget := int64(reapDiscards) // what is more is left to Reap
-	_, err = o.deleteWith(ctx, n.ID, pool.DiscardOptions{Budget: &budget})
-	return err
+	return o.deleteFirst(ctx, n.ID)
 }

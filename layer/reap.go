@@ -19,7 +19,7 @@ const (
 	reapDiscards = 256 << 20
 	// reapParts is of how many equal times a go consists: four steps and three pauses.
 	reapParts = 7
-	// reapAtOnce is how many thin devices are looked at in one go.
+	// reapAtOnce is how many thin devices are worked on in one go.
 	reapAtOnce = 64
 )
 
@@ -94,14 +94,13 @@ func (s *Store) reapSome(ctx context.Context, r *Reaped, f *failures, progress f
 	closed := o.closed(left)
 	open := len(left) - len(closed)
 	ready := without(closed, f.ids)
-	some := ready[:min(len(ready), reapAtOnce)]
 	c := cleaning{budget: reapDiscards}
 	if progress != nil {
 		c.progress = func(_ metadata.ThinID, done, total int64) {
 			progress(Reaping{Left: len(ready) - c.gone, Done: done, Total: total})
 		}
 	}
-	err = o.cleanAll(ctx, some, &c)
+	err = o.cleanAll(ctx, ready, reapAtOnce, &c)
 	err = f.take(ctx, c.failed, err)
 	s.rememberOpen(c.open)
 	r.Deleted += c.gone
@@ -113,7 +112,7 @@ func (s *Store) reapSome(ctx context.Context, r *Reaped, f *failures, progress f
 		err = o.update(ctx, func(*metadata.Tx) error { return nil })
 	}
 	worked := c.gone > 0 || c.more > 0 || len(c.failed) > 0
-	return worked && (c.more > 0 || len(some) < len(ready)), err
+	return worked && (c.more > 0 || c.untried > 0), err
 }
 
 // beginReap is beginDelete where the pool runs, and nil where it does not.

@@ -56,7 +56,7 @@ func (o *op) recover(ctx context.Context) error {
 		}
 	}
 	c := cleaning{budget: recoverDiscards}
-	if err := o.cleanAll(ctx, left, &c); err != nil {
+	if err := o.cleanAll(ctx, left, len(left), &c); err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
 	return nil
@@ -64,25 +64,31 @@ func (o *op) recover(ctx context.Context) error {
 
 // cleaning is what is done about thin devices that nothing names, or that are being deleted.
 type cleaning struct {
-	budget int64 // of bytes to discard
-	known  pool.Dead
-	gone   int               // how many were deleted
-	more   int               // how many have more to discard than the budget allows
-	open   []metadata.ThinID // what somebody has open
-	failed []metadata.ThinID // what an error is about
+	budget  int64 // of bytes to discard
+	known   pool.Dead
+	gone    int               // how many were deleted
+	untried int               // how many were left for another go
+	more    int               // how many have more to discard than the budget allows
+	open    []metadata.ThinID // what somebody has open
+	failed  []metadata.ThinID // what an error is about
 	// progress, unless nil, is told how much of a thin device was discarded.
 	progress func(id metadata.ThinID, done, total int64)
 }
 
-// cleanAll cleans up those of the ids whose locks can be had at once, and that are still nobody's by then.
-func (o *op) cleanAll(ctx context.Context, left []metadata.ThinID, c *cleaning) error {
+// cleanAll cleans up those of the ids whose locks can be had at once, and that are still nobody's by then: at most that many, so that
+// what others are at work on keeps nothing else from its turn.
+func (o *op) cleanAll(ctx context.Context, left []metadata.ThinID, most int, c *cleaning) error {
 	var locked []metadata.ThinID
 	defer func() {
 		for _, id := range locked {
 			o.UnlockID(id)
 		}
 	}()
-	for _, id := range left {
+	for i, id := range left {
+		if len(locked) == most {
+			c.untried = len(left) - i
+			break
+		}
 		ok, err := o.TryLockID(id)
 		if err != nil {
 			return err
@@ -235,10 +241,14 @@ func (o *op) removeLater(id metadata.ThinID) error {
 	return notFoundIsNil(err)
 }
 
-// deleteThin deletes a thin device and its side files, and tells the backing that its blocks are free, within a budget. A device that
-// is not there is done; one that somebody has open, or that has more than the budget allows, stays until the next time.
-func (o *op) deleteThin(ctx context.Context, id metadata.ThinID, budget *int64) error {
-	_, err := o.deleteWith(ctx, id, pool.DiscardOptions{Budget: budget})
+// deleteFirst deletes a thin device of which there is a tombstone, as far as that goes at once: what has more for itself than a Reap discards
+// in one go is left to it, and all where somebody serves the pool, who does it for many removals together.
+func (o *op) deleteFirst(ctx context.Context, id metadata.ThinID) error {
+	if served, err := o.Served(); err != nil || served {
+		return err
+	}
+	budget := int64(reapDiscards)
+	_, err := o.deleteWith(ctx, id, pool.DiscardOptions{Budget: &budget})
 	return err
 }
 
@@ -251,8 +261,9 @@ const (
 	deletedOpen          // another mount namespace or program has it; the tombstone or the window remembers it
 )
 
-// deleteWith is deleteThin within the limits of pool.Session.Discard. When it has marked the id gone, the pool's status has
-// shown that the deletion was committed.
+// deleteWith deletes a thin device and its side files, and tells the backing that its blocks are free, within the limits of
+// pool.Session.Discard. A device that is not there is done; one that somebody has open, or that has more than the budget allows, stays until
+// the next time. When it has marked the id gone, the pool's status has shown that the deletion was committed.
 func (o *op) deleteWith(ctx context.Context, id metadata.ThinID, options pool.DiscardOptions) (deletion, error) {
 	return o.deleteAll(ctx, id, true, options)
 }
