@@ -6,14 +6,14 @@ import (
 	"github.com/dmlayer/dmlayer/metadata"
 )
 
-// ActivateWith is Activate, before which documents are changed in a durable transaction of the same operation. Where that fails, with an error of documents
+// ActivateWith is Activate, before which documents are changed in a durable transaction of the same operation, as in Prepare. Where that fails, with an error of documents
 // for example, nothing is done; where the activation fails, it stays.
 func (s *Store) ActivateWith(ctx context.Context, name string, co ClaimOptions, documents func(*DocTx) error) (Device, error) {
 	var d Device
 	err := checkClaim(co.Claim)
 	if err == nil {
 		err = s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error {
-			err := o.update(ctx, func(tx *metadata.Tx) error {
+			err := o.updateTogether(ctx, func(tx *metadata.Tx) error {
 				if err := stillSame(tx, n); err != nil {
 					return err
 				}

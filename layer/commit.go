@@ -212,7 +212,7 @@ func (o *op) commitInPlace(ctx context.Context, src metadata.Node, name string, 
 	n := src
 	n.Name, n.Kind, n.Labels, n.Attrs, n.Foreign = name, metadata.KindLayer, co.Labels, co.Attrs, false
 	parent := ""
-	err = o.update(ctx, func(tx *metadata.Tx) (err error) {
+	err = o.updateTogether(ctx, func(tx *metadata.Tx) (err error) {
 		if err := stillSame(tx, src); err != nil {
 			return err
 		}

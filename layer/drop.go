@@ -18,7 +18,7 @@ var (
 	pointDropRecorded = fault.New("layer.drop.recorded")
 )
 
-// Drop ends somebody's use of a node: it changes documents and, where nothing else needs the node by then, removes it, in one transaction. It waits for
+// Drop ends somebody's use of a node: it changes documents, as Prepare does, and, where nothing else needs the node by then, removes it, in one transaction. It waits for
 // nobody: a node whose device somebody still has open is removed, and its thin device deleted after its last user. Where somebody serves the pool,
 // this one or another process, deleting the thin device is left to him. claim, unless it is "", is of
 // Activate. Whether the node was removed is told. A layer stays where documents, other nodes or other claims of Activate need it, and goes with the
@@ -80,7 +80,7 @@ func (o *op) dropRecord(ctx context.Context, d *dropping) (err error) {
 		d.others, err = o.claims(d.node.ID)
 	}
 	if err == nil {
-		err = o.update(ctx, func(tx *metadata.Tx) error { return d.change(tx) })
+		err = o.updateTogether(ctx, func(tx *metadata.Tx) error { return d.change(tx) })
 	}
 	if err == nil {
 		return nil

@@ -17,7 +17,7 @@ var (
 )
 
 // Prepare is CreateSnapshot and Activate in one operation. documents, which may be nil, changes documents in the transaction that
-// records the node; an error of it is returned and leaves nothing behind. When Prepare was interrupted after that transaction, the node is
+// records the node, may be called more than once, and in another goroutine; an error of it is returned and leaves nothing behind. When Prepare was interrupted after that transaction, the node is
 // there, whole and not claimed.
 func (s *Store) Prepare(ctx context.Context, name string, so SnapshotOptions, co ClaimOptions, documents func(*DocTx) error) (Node, Device, error) {
 	if so.Kind == "" {
@@ -113,7 +113,8 @@ func (p *preparation) activate(ctx context.Context, o *op, n metadata.Node) (pat
 
 // recordWith is record together with a change of documents.
 func (o *op) recordWith(ctx context.Context, n, parent metadata.Node, documents func(*DocTx) error) (metadata.Node, error) {
-	err := o.update(ctx, func(tx *metadata.Tx) (err error) {
+	recorded := n
+	err := o.updateTogether(ctx, func(tx *metadata.Tx) (err error) {
 		if err := nameFree(tx, n.Name); err != nil {
 			return err
 		}
@@ -123,13 +124,14 @@ func (o *op) recordWith(ctx context.Context, n, parent metadata.Node, documents 
 		if err := o.admitRecord(tx, canWrite(n)); err != nil {
 			return err
 		}
-		if n, err = tx.AddNode(n); err != nil || documents == nil {
+		if recorded, err = tx.AddNode(n); err != nil || documents == nil {
 			return err
 		}
 		return documents(&DocTx{tx})
 	})
-	if err == nil {
-		o.remember(n)
+	if err != nil {
+		return n, err
 	}
-	return n, err
+	o.remember(recorded)
+	return recorded, nil
 }

@@ -85,7 +85,7 @@ func (o *op) removeLocked(ctx context.Context, n metadata.Node, options RemoveOp
 		return Removal{}, err
 	}
 	_ = unix.Rmdir(filepath.Join(o.s.pool.MountDir(), n.Name)) // of a mount that died
-	err = o.update(ctx, func(tx *metadata.Tx) error {
+	err = o.updateTogether(ctx, func(tx *metadata.Tx) error {
 		if err := unused(tx, n); err != nil {
 			return err
 		}

@@ -209,6 +209,15 @@ func (o *op) view(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 
 // update runs fn in a durable transaction, which also settles what was seen gone before.
 func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
+	return o.settling(ctx, o.Records.Update, fn)
+}
+
+// updateTogether is update in one transaction with those of other operations that come to it at the same time. fn may run more than once.
+func (o *op) updateTogether(ctx context.Context, fn func(tx *metadata.Tx) error) error {
+	return o.settling(ctx, o.Records.UpdateTogether, fn)
+}
+
+func (o *op) settling(ctx context.Context, update func(context.Context, func(*metadata.Tx) error) error, fn func(tx *metadata.Tx) error) error {
 	var gone map[metadata.ThinID]bool
 	var low, high metadata.ThinID
 	var version uint64
@@ -216,7 +225,7 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 	if err := o.mayWrite(); err != nil {
 		return err
 	}
-	err := o.Records.Update(ctx, func(tx *metadata.Tx) error {
+	err := update(ctx, func(tx *metadata.Tx) error {
 		version = tx.Version()
 		if err := o.CheckLocks(); err != nil {
 			return err
@@ -231,9 +240,8 @@ func (o *op) update(ctx context.Context, fn func(tx *metadata.Tx) error) error {
 		o.s.enterLife(record)
 		o.s.space.Store(&record.Space)
 		gone = o.s.seenGone()
-		if low, high, err = settle(tx, gone); err == nil {
-			tombs = tx.HasTombstones()
-		}
+		low, high, err = settle(tx, gone)
+		tx.Last(func() { tombs = tx.HasTombstones() }) // of others, too
 		return err
 	})
 	if err == nil {

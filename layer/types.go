@@ -96,7 +96,7 @@ type CommitOptions struct {
 	Attrs  map[string]string
 
 	Claim     string             // with Move: of Activate, which ends with the snapshot
-	Documents func(*DocTx) error // changes documents in the transaction that records the layer; an error undoes both
+	Documents func(*DocTx) error // changes documents in the transaction that records the layer, as in Prepare; an error undoes both
 }
 
 // MountOptions says how Mount mounts.

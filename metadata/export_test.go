@@ -15,5 +15,12 @@ func CheckPages(b []byte) ([]string, error) {
 	return checkPages(header, bytes.NewReader(b), int64(len(b)))
 }
 
+// Waiting is how many wait for their turn in UpdateTogether.
+func (s *Store) Waiting() int {
+	s.together.mu.Lock()
+	defer s.together.mu.Unlock()
+	return len(s.together.waiting)
+}
+
 // Reserve is reserve.
 var Reserve = reserve

@@ -29,7 +29,8 @@ type file struct {
 	readOnly bool
 	version  uint64 // that db's memory belongs to
 
-	updates atomic.Uint64
+	updates  atomic.Uint64
+	together together
 }
 
 type fileID struct{ dev, ino uint64 }

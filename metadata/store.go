@@ -151,9 +151,17 @@ func (s *Store) transact(ctx context.Context, readOnly bool, fn func(*bbolt.DB) 
 		return fmt.Errorf("lock record store %s: %w", s.path, err)
 	}
 	defer unlock()
-	looked := s.looked
+	return failing(noSpace(s.use(readOnly, s.lookedLast(), fn)))
+}
+
+// lookedLast returns what Version has seen last, once.
+func (s *Store) lookedLast() *unix.Stat_t {
+	if !s.single {
+		return nil
+	}
+	st := s.looked
 	s.looked = nil
-	return failing(noSpace(s.use(readOnly, looked, fn)))
+	return st
 }
 
 func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
@@ -166,7 +174,13 @@ func (s *Store) run(btx *bbolt.Tx, fn func(*Tx) error) error {
 			return fmt.Errorf("record store %s: %w", s.path, err)
 		}
 	}
-	return fn(tx)
+	if err := fn(tx); err != nil {
+		return err
+	}
+	for _, fn := range tx.last {
+		fn()
+	}
+	return nil
 }
 
 func options(readOnly bool, open func(string, int, os.FileMode) (*os.File, error)) *bbolt.Options {

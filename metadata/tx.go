@@ -32,7 +32,11 @@ var (
 type Tx struct {
 	b    *bbolt.Tx
 	pool *Pool // as it was read or written last
+	last []func()
 }
+
+// Last has fn called when all that is in the transaction has been done, before it is committed: for who shares it with others, see UpdateTogether.
+func (tx *Tx) Last(fn func()) { tx.last = append(tx.last, fn) }
 
 func (tx *Tx) checkSchema() error {
 	meta := tx.b.Bucket(bucketMeta)
