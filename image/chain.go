@@ -56,6 +56,9 @@ func (l *loader) useExisting(lay *archivedLayer, n layer.Node) error {
 		err := fmt.Errorf("layer %q: a %s of that name is not from an image: %w", lay.name, n.Kind, ErrExists)
 		return errs.WithHint(err, "rename it, then load again")
 	}
+	if err := n.Err(); err != nil {
+		return err
+	}
 	l.attrs[lay.name] = n.Attrs
 	if !l.settled[lay.name] {
 		size := max(sizeAttr(n.Attrs, attrSize), 0)

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
 	specs "github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -227,6 +229,20 @@ func TestLoadAgain(t *testing.T) {
 	}
 	if i, err := get(t.Context(), s, "app:1"); err != nil || i.ManifestType != ocispec.MediaTypeImageManifest {
 		t.Errorf("the manifest of the first load is gone: %s (%v)", i.ManifestType, err)
+	}
+}
+
+// A layer of which a repair of the pool lost a part is not taken for what it was.
+func TestLoadOnLostLayer(t *testing.T) {
+	s := newFakeStore(t)
+	source := write(t, tarOf(dockerFiles(plain, appImage)...))
+	if _, err := load(t.Context(), s, source, LoadOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	s.layers[s.fills[0]].node.Lost = &layer.Loss{Blocks: 3, Of: 17}
+	_, err := load(t.Context(), s, source, LoadOptions{})
+	if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "lost 3 of 17 blocks") || !strings.Contains(errs.Hint(err), "dmlayer image rm") {
+		t.Errorf("%v (%s)", err, errs.Hint(err))
 	}
 }
 

@@ -52,6 +52,7 @@ func (s *Store) attach(ctx context.Context, name string, readOnly bool) (string,
 	if err != nil {
 		return "", err
 	}
+	o.warnLost(n)
 	again := slices.Contains(held, claim)
 	if !again {
 		// Nobody may have it mounted or open; several may read it.

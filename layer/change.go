@@ -33,23 +33,48 @@ func (s *Store) Reset(ctx context.Context, name, to string) error {
 }
 
 func (s *Store) reset(ctx context.Context, name, to string) error {
+	for {
+		aside, err := s.tryReset(ctx, name, to)
+		if !errors.Is(err, errAside) {
+			return err
+		}
+		if err := s.makeTemplate(ctx, templateName(s.pool.Record(), aside.Size), aside.Size); err != nil {
+			return fmt.Errorf("make template: %w", err)
+		}
+	}
+}
+
+// errAside says that the template of a node was set aside, and that there is no other one yet.
+var errAside = fmt.Errorf("the template was damaged: %w", errs.ErrNotFound)
+
+// tryReset is reset. Beside errAside it returns the template that was set aside.
+func (s *Store) tryReset(ctx context.Context, name, to string) (origin metadata.Node, err error) {
 	o, err := s.beginCreate(ctx)
 	if err != nil {
-		return err
+		return origin, err
 	}
 	defer o.Exit()
-	n, origin, err := o.lockPair(ctx, name, func(tx *metadata.Tx, n metadata.Node) (metadata.Node, error) {
-		return resetOrigin(tx, n, to)
+	n, origin, err := o.lockPair(ctx, name, func(tx *metadata.Tx, n metadata.Node) (_ metadata.Node, err error) {
+		origin, err = s.resetOrigin(tx, n, to)
+		return origin, err
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = whole(origin)
 	}
+	if err != nil {
+		return origin, err
+	}
+	return origin, o.resetTo(ctx, n, origin)
+}
+
+// resetTo gives a node what another one holds. Both are locked.
+func (o *op) resetTo(ctx context.Context, n, origin metadata.Node) (err error) {
 	if err := o.quiesce(n); err != nil {
 		return err
 	}
 	fresh := n
 	fresh.Parent, fresh.Foreign, fresh.FS, fresh.Size = origin.Key, origin.Foreign, origin.FS, max(n.Size, origin.Size)
-	fresh.Grown = origin.Grown || n.Size > origin.Size
+	fresh.Grown, fresh.Lost = origin.Grown || n.Size > origin.Size, nil
 	if fresh.ID, err = o.snapshotOf(ctx, origin); err != nil {
 		return err
 	}
@@ -74,13 +99,21 @@ func (s *Store) reset(ctx context.Context, name, to string) error {
 	return o.deleteFirst(ctx, n.ID)
 }
 
-// resetOrigin returns what a node is reset to.
-func resetOrigin(tx *metadata.Tx, n metadata.Node, to string) (metadata.Node, error) {
+// resetOrigin returns what a node is reset to. Beside errAside it returns the template that it was made from.
+func (s *Store) resetOrigin(tx *metadata.Tx, n metadata.Node, to string) (metadata.Node, error) {
 	if n.Kind == metadata.KindLayer {
 		return n, fmt.Errorf("%q is a layer, which never changes: %w", n.Name, errs.ErrInvalid)
 	}
 	if to == "" {
-		return tx.NodeByKey(n.Parent)
+		parent, err := tx.NodeByKey(n.Parent)
+		if err != nil || !pool.SetAside(parent) {
+			return parent, err
+		}
+		again, err := tx.Node(templateName(s.pool.Record(), parent.Size))
+		if errors.Is(err, errs.ErrNotFound) {
+			return parent, errAside
+		}
+		return again, err
 	}
 	l, err := lookup(tx, to)
 	if err == nil && l.Kind != metadata.KindLayer {

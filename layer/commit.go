@@ -53,6 +53,9 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 			return Node{}, err
 		}
 	}
+	if err := whole(src); err != nil {
+		return Node{}, err
+	}
 	if !co.Trust {
 		if err := trusted(src, "commit"); err != nil {
 			return Node{}, err

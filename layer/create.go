@@ -113,6 +113,9 @@ func (s *Store) beginChild(ctx context.Context, name, parent string, size int64)
 		return nil, metadata.Node{}, err
 	}
 	p, err := o.parent(ctx, name, parent, size)
+	if err == nil {
+		err = whole(p)
+	}
 	if err != nil {
 		o.Exit()
 		return nil, metadata.Node{}, err

@@ -7,22 +7,34 @@ import (
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 )
+
+var pointLossTaken = fault.New("layer.trust.loss-taken")
 
 // Trust checks the file system of a node that strangers may have written, and takes the mark away. What is not
 // sound stays foreign, and is ErrDamaged; a node in use is ErrBusy. One that is not foreign is not looked at.
 //
 // Nothing of the file system reaches the kernel before: an ext4 journal is replayed by e2fsck, of a node that can be written to.
 // The log of an xfs only a kernel can replay, so where there is something in it that is ErrDamaged too.
+//
+// That a node has lost blocks in a repair stays marked.
 func (s *Store) Trust(ctx context.Context, name string) error {
-	return opError("trust", name, s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error { return o.trust(ctx, &n, true) }))
+	return opError("trust", name, s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error { return o.trust(ctx, &n, true, true) }))
 }
 
-// trust refuses a foreign node, or checks it and takes the mark away where somebody trusts it.
-func (o *op) trust(ctx context.Context, n *metadata.Node, trust bool) error {
-	if !n.Foreign || !trust {
+// trust refuses a node that is foreign or has lost blocks, or checks it and takes the marks away where somebody trusts it. Who
+// only reads takes nothing as it is: what was lost stays so.
+func (o *op) trust(ctx context.Context, n *metadata.Node, trust, readOnly bool) error {
+	if !trust {
 		return trusted(*n, "mount")
+	}
+	if readOnly {
+		o.warnLost(*n)
+	}
+	if !n.Foreign && (n.Lost == nil || readOnly) {
+		return nil
 	}
 	if err := o.quiesce(*n); err != nil {
 		return err
@@ -33,12 +45,24 @@ func (o *op) trust(ctx context.Context, n *metadata.Node, trust bool) error {
 	}
 	err = errors.Join(vet(ctx, d, *n), d.Close())
 	if err == nil {
-		err = o.setForeign(ctx, n, false)
+		err = o.takeAsIs(ctx, n, readOnly)
 	}
 	if err != nil {
 		return undoing(ctx, err, func(context.Context) error { return o.release(*n) })
 	}
 	return o.release(*n) // a mount that follows may want it otherwise
+}
+
+// takeAsIs takes the marks of a node away whose file system was found sound.
+func (o *op) takeAsIs(ctx context.Context, n *metadata.Node, readOnly bool) error {
+	if readOnly || n.Lost == nil {
+		return o.setForeign(ctx, n, false)
+	}
+	n.Foreign, n.Lost = false, nil
+	if err := o.edit(ctx, n.Key, func(n *metadata.Node) { n.Foreign, n.Lost = false, nil }); err != nil {
+		return err
+	}
+	return pointLossTaken.Hit()
 }
 
 // vet checks a foreign file system in user space. Its device is open, writable unless the node is a layer, and nothing has
@@ -79,10 +103,14 @@ func replayForeign(ctx context.Context, d *device, n metadata.Node) error {
 
 // unsound says what a check of a foreign file system found, and gives a way out.
 func unsound(n metadata.Node, err error) error {
-	if !errors.Is(err, errs.ErrDamaged) {
-		return fmt.Errorf("%s %q was written by strangers and could not be checked: %w", n.Kind, n.Name, err)
+	why := "was written by strangers"
+	if !n.Foreign {
+		why = fmt.Sprintf("has lost %s", n.Lost)
 	}
-	err = fmt.Errorf("%s %q was written by strangers and is not sound: %w", n.Kind, n.Name, err)
+	if !errors.Is(err, errs.ErrDamaged) {
+		return fmt.Errorf("%s %q %s and could not be checked: %w", n.Kind, n.Name, why, err)
+	}
+	err = fmt.Errorf("%s %q %s and is not sound: %w", n.Kind, n.Name, why, err)
 	if errs.Hint(err) == "" && n.Kind != metadata.KindLayer {
 		err = errs.WithHint(err, "dmlayer fsck --repair "+n.Name+", or dmlayer reset "+n.Name)
 	}
@@ -98,9 +126,17 @@ func (o *op) setForeign(ctx context.Context, n *metadata.Node, foreign bool) err
 	return pointAttachForeign.Hit()
 }
 
-// trusted is ErrDamaged for a node whose file system strangers wrote: the kernel's file system code is
+// trusted is ErrDamaged for a node that has lost blocks, or whose file system strangers wrote: the kernel's file system code is
 // no place for hostile bytes. verb is the command that has a --trust.
 func trusted(n metadata.Node, verb string) error {
+	if err := whole(n); err != nil {
+		return err
+	}
+	return ours(n, verb)
+}
+
+// ours is trusted for whoever takes what is left of a node.
+func ours(n metadata.Node, verb string) error {
 	if !n.Foreign {
 		return nil
 	}

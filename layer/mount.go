@@ -47,7 +47,7 @@ func (s *Store) mount(ctx context.Context, name, dir string, mo MountOptions) (M
 	if err := o.mayMount(n, readOnly); err != nil {
 		return Mounted{}, err
 	}
-	if err := o.trust(ctx, &n, mo.Trust); err != nil {
+	if err := o.trust(ctx, &n, mo.Trust, readOnly); err != nil {
 		return Mounted{}, err
 	}
 	var place string

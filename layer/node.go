@@ -13,7 +13,7 @@ import (
 func public(n metadata.Node, parent string) Node {
 	return Node{
 		Name: n.Name, Kind: Kind(n.Kind), Parent: parent, Size: n.Size, FS: n.FS,
-		Created: n.Created, Labels: n.Labels, Attrs: n.Attrs, Foreign: n.Foreign,
+		Created: n.Created, Labels: n.Labels, Attrs: n.Attrs, Foreign: n.Foreign, Lost: n.Lost,
 	}
 }
 

@@ -197,7 +197,7 @@ func TestRepairDamagedNode(t *testing.T) {
 		t.Error(err)
 	}
 	for _, f := range checkPool(t, e).Findings {
-		if f.Code == pool.FoundNodeMissing {
+		if f.Code == pool.FoundNodeMissing || f.Code == pool.FoundNodeLoss {
 			must(t, s.Remove(ctx, "large"))
 		}
 	}

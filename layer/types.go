@@ -49,6 +49,7 @@ type Node struct {
 	Labels  map[string]string
 	Attrs   map[string]string // what backends keep with a node: keys, digests
 	Foreign bool              // strangers wrote the file system; see MountOptions.Trust
+	Lost    *Loss             // nil for a node that is whole; see Node.Err
 }
 
 // The states of a node.
@@ -103,7 +104,7 @@ type CommitOptions struct {
 type MountOptions struct {
 	ReadOnly bool
 	Options  []string // beside the pool's, as in mount -o
-	Trust    bool     // check a foreign file system, and take the mark away; see Store.Trust
+	Trust    bool     // check a foreign file system, and take the mark away; see Store.Trust. Show what is left of a node that has lost blocks
 }
 
 // Mounted tells what Mount did.

@@ -11,8 +11,17 @@ import (
 
 // View mounts nodes read-only for this process alone while fn runs. A layer is activated read-only and
 // shared with whoever views it; a node that is mounted for writing is seen as it is now. What strangers
-// wrote is ErrDamaged; see Trust.
-func (s *Store) View(ctx context.Context, names []string, fn func(ctx context.Context, roots []string) error) (err error) {
+// wrote is ErrDamaged, as is a node that has lost blocks; see Trust.
+func (s *Store) View(ctx context.Context, names []string, fn func(ctx context.Context, roots []string) error) error {
+	return s.view(ctx, names, trusted, fn)
+}
+
+// ViewLeft is View, which also shows what is left of nodes that have lost blocks in a repair.
+func (s *Store) ViewLeft(ctx context.Context, names []string, fn func(ctx context.Context, roots []string) error) error {
+	return s.view(ctx, names, ours, fn)
+}
+
+func (s *Store) view(ctx context.Context, names []string, may func(metadata.Node, string) error, fn func(ctx context.Context, roots []string) error) (err error) {
 	var views []*view
 	defer func() {
 		for _, v := range views {
@@ -21,7 +30,7 @@ func (s *Store) View(ctx context.Context, names []string, fn func(ctx context.Co
 	}()
 	roots := make([]string, len(names))
 	for i, name := range names {
-		v, err := s.beginView(ctx, name)
+		v, err := s.beginView(ctx, name, may)
 		if err != nil {
 			return opError("view", name, err)
 		}
@@ -36,7 +45,7 @@ type view struct {
 	mount *fsutil.Detached
 }
 
-func (s *Store) beginView(ctx context.Context, name string) (*view, error) {
+func (s *Store) beginView(ctx context.Context, name string, may func(metadata.Node, string) error) (*view, error) {
 	o, err := s.begin(ctx)
 	if err != nil {
 		return nil, err
@@ -46,9 +55,10 @@ func (s *Store) beginView(ctx context.Context, name string) (*view, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := trusted(n, "diff"); err != nil {
+	if err := may(n, "diff"); err != nil {
 		return nil, err
 	}
+	o.warnLost(n)
 	m, err := o.mountView(ctx, n)
 	if err != nil {
 		return nil, undoing(ctx, o.explainFull(err), func(context.Context) error { return o.release(n) })

@@ -2,6 +2,7 @@ package metadata
 
 import (
 	"encoding/json"
+	"fmt"
 	"time"
 )
 
@@ -147,6 +148,26 @@ type Node struct {
 	Attrs   map[string]string `json:"attrs,omitempty"`
 	Foreign bool              `json:"foreign,omitempty"`
 	Grown   bool              `json:"grown,omitempty"` // its file system is larger than mkfs made it, or is about to be
+	Lost    *Loss             `json:"lost,omitempty"`  // nil for a node that is whole
+}
+
+// Loss is what a node has lost for good in a repair of its pool's metadata: what was written there reads as zeros, or
+// the thin device is gone.
+type Loss struct {
+	Blocks uint64    `json:"blocks"`       // of the pool's block size, as far as that can be told
+	Of     uint64    `json:"of,omitempty"` // that it had; 0: cannot be told
+	Since  time.Time `json:"since"`        // of the repair
+}
+
+// String is "3 of 17 blocks".
+func (l Loss) String() string {
+	switch {
+	case l.Of == 0 && l.Blocks == 0:
+		return "blocks"
+	case l.Of == 0:
+		return fmt.Sprintf("%d blocks", l.Blocks)
+	}
+	return fmt.Sprintf("%d of %d blocks", l.Blocks, l.Of)
 }
 
 // Tombstone is a thin device that is being deleted.

@@ -91,8 +91,14 @@ func (f *facts) about(id metadata.ThinID, code, format string, args ...any) Find
 }
 
 func (f *facts) compareNode(id metadata.ThinID) (list []Finding) {
-	if _, there := f.thins[id]; !there && f.thinsKnown && !f.thinsSomeOf {
-		list = append(list, f.about(id, FoundNodeMissing, "the pool has no thin device %d", id))
+	n := f.nodes[id]
+	_, there := f.thins[id]
+	switch missing := !there && f.thinsKnown && !f.thinsSomeOf; {
+	case SetAside(n): // nobody misses it
+	case missing:
+		list = append(list, f.missing(n))
+	case n.Lost != nil:
+		list = append(list, f.about(id, FoundNodeLoss, "%s, in the repair of %s", n.Lost, n.Lost.Since.UTC().Format(time.DateTime)))
 	}
 	if id >= f.record.HighID {
 		list = append(list, f.about(id, FoundAboveWindow, "thin id %d, and ids below %d were handed out", id, f.record.HighID))
@@ -105,6 +111,15 @@ func (f *facts) compareNode(id metadata.ThinID) (list []Finding) {
 		list = append(list, f.about(id, FoundClaimIdle, "it is %s", f.claims[id][0]))
 	}
 	return list
+}
+
+// missing is about a node that the pool does not have. Of a template nothing is lost: another one is made when it is needed.
+func (f *facts) missing(n metadata.Node) Finding {
+	g := f.about(n.ID, FoundNodeMissing, "the pool has no thin device %d", n.ID)
+	if n.Kind == metadata.KindTemplate {
+		g.Class, g.Do = NeedsRepair, ""
+	}
+	return g
 }
 
 // compareDevice compares an active device with its node.

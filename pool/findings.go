@@ -56,6 +56,7 @@ const (
 	FoundSpareMissing   = "spare-missing"
 
 	FoundNodeMissing     = "node-missing"
+	FoundNodeLoss        = "node-loss"
 	FoundOrphan          = "orphan"
 	FoundInFlight        = "in-flight"
 	FoundAboveWindow     = "above-window"
@@ -124,6 +125,7 @@ var findingKinds = map[string]findingKind{
 	FoundSpareMissing:   {Harmless, "the spare for the metadata is not there: a repair needs that much room", "dmlayer pool check --repair makes it"},
 
 	FoundNodeMissing:     {NeedsPerson, "the node is recorded, and the pool does not have it: what was in it is lost", "dmlayer rm; of an image's layer, dmlayer image rm, and load it again"},
+	FoundNodeLoss:        {NeedsPerson, "a repair of the metadata has lost blocks of the node, which read as zeros", "make or load it anew after dmlayer rm or dmlayer image rm; dmlayer mount --trust takes a snapshot or volume as it is"},
 	FoundOrphan:          {NeedsPerson, "the pool has a thin device that no record names; nothing deletes it by itself", "dmlayer pool check --repair with --adopt ID=NAME makes it a snapshot of that name, with --delete-orphan ID deletes it"},
 	FoundInFlight:        {MendedOnOpen, "a process died while it made a node", ""},
 	FoundAboveWindow:     {NeedsPerson, "a record names a thin id that was never handed out: the records are of two times", doImport},

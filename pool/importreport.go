@@ -2,7 +2,6 @@ package pool
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -97,7 +96,7 @@ func (l *folder) compareNodes(p *plan) map[metadata.ThinID]bool {
 				p.report.Missing = append(p.report.Missing, MissingNode{n.Name, n.Kind, n.ID})
 			}
 		case !there:
-			p.records.Nodes[i].Name = fmt.Sprintf(".missing-%d", n.ID)
+			p.records.Nodes[i].Name = asideName(n.ID)
 		}
 	}
 	return named

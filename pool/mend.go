@@ -19,6 +19,7 @@ var (
 	pointMendDevice = fault.New("pool.mend.device")
 	pointMendOrphan = fault.New("pool.mend.orphan")
 	pointMendFiles  = fault.New("pool.mend.files")
+	pointMendAside  = fault.New("pool.mend.set-aside")
 )
 
 // mend does away with what a finding is about. The id's lock is held, and the finding was made with it. Each can be
@@ -44,6 +45,8 @@ func (c *checker) mend(ctx context.Context, f *facts, g Finding) error {
 		return c.removeTree(filepath.Join(c.p.BlobDir(), strconv.FormatUint(uint64(id), 10)))
 	case FoundLinkOrphan:
 		return c.mendLinks(f, id)
+	case FoundNodeMissing:
+		return c.setAside(ctx, id)
 	}
 	return fmt.Errorf("%s: %w", g.Code, errs.ErrUnsupported)
 }
@@ -55,6 +58,8 @@ func (f Finding) Mendable() bool {
 		return true
 	case FoundDeviceSuspended, FoundDeviceUnused, FoundDeviceOrphan, FoundLayerWritable, FoundOrphan, FoundClaimOrphan, FoundSideOrphan, FoundLinkOrphan:
 		return f.ThinID != nil
+	case FoundNodeMissing: // of a template
+		return f.ThinID != nil && f.Node == ""
 	}
 	return false
 }

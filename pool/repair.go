@@ -126,8 +126,8 @@ func (r *repairer) run(ctx context.Context) error {
 	if err := r.start(ctx); err != nil {
 		return err
 	}
-	if r.relabel {
-		return r.CopyRecords(ctx) // the copies in the label are lost with it
+	if r.relabel || len(r.report.Losses) > 0 {
+		return r.CopyRecords(ctx) // the copies in the label are lost with it, or know nothing of the losses
 	}
 	return nil
 }
@@ -342,6 +342,9 @@ func (r *repairer) fits(super thinmeta.Superblock) error {
 
 // finish puts the repaired metadata in its place, and makes the next spare.
 func (r *repairer) finish(ctx context.Context) error {
+	if err := r.recordLosses(ctx); err != nil {
+		return err
+	}
 	old := r.p.files.damaged(time.Now())
 	if err := r.swapSpare(ctx, old); err != nil {
 		return err

@@ -126,6 +126,34 @@ func TestSizes(t *testing.T) {
 	}
 }
 
+// A layer of which a repair of the pool lost a part is unpacked again, and nothing is made of a snapshot that is one.
+func TestLostLayer(t *testing.T) {
+	e, store, s := open(t, pool.Spec{})
+	ctx := pooltest.Context(t)
+	name := "sha256-" + strings.TrimPrefix(ref, "sha256:")
+	_, err := store.CreateLayer(ctx, name, layer.LayerOptions{Attrs: map[string]string{"image.chainID": ref}}, func(context.Context, *layer.LayerWriter) error { return nil })
+	must(t, err)
+	must(t, e.MarkLost(ctx, name))
+	_, err = s.Prepare(ctx, "extract", "", snapshots.WithLabels(map[string]string{snapshots.LabelSnapshotRef: ref}))
+	must(t, err)
+	must(t, s.Commit(ctx, ref, "extract"))
+	must(t, store.Remove(ctx, name))
+	i := slices.IndexFunc(nodesOf(t, store), func(n layer.Info) bool { return n.Kind == layer.KindLayer })
+	lost := nodesOf(t, store)[i].Name
+	must(t, e.MarkLost(ctx, lost))
+	if _, err := s.Prepare(ctx, "c", ref); err == nil || !strings.Contains(err.Error(), "lost 3 of 17 blocks") {
+		t.Errorf("prepared on it: %v", err)
+	}
+	must(t, removeAll(ctx, s))
+}
+
+func nodesOf(t testing.TB, s *layer.Store) []layer.Info {
+	t.Helper()
+	all, err := s.List(pooltest.Context(t))
+	must(t, err)
+	return all
+}
+
 // TestKnownLayers prepares what the pool has, with and without parent, in several ways.
 func TestKnownLayers(t *testing.T) {
 	_, store, s := open(t, pool.Spec{})

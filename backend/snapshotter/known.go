@@ -117,8 +117,8 @@ func known(tx documents, r record) (node string, there bool, err error) {
 	if errors.Is(err, layer.ErrNotFound) {
 		return "", false, nil
 	}
-	if err != nil || n.Kind != layer.KindLayer || n.Attrs[attrChainID] != ref {
-		return "", false, err
+	if err != nil || n.Kind != layer.KindLayer || n.Attrs[attrChainID] != ref || n.Lost != nil {
+		return "", false, err // one that a repair has cut is unpacked again
 	}
 	return n.Name, false, nil
 }

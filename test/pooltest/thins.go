@@ -10,6 +10,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/pool"
 )
 
 // thinDump is what thin_dump says of a pool's metadata.
@@ -70,7 +71,7 @@ func (r *records) checkThins(ctx context.Context, file string) (err error) {
 		all = errors.Join(all, errors.New("the label is gone"))
 	}
 	for id, n := range r.nodes {
-		if !thins[id] {
+		if !thins[id] && !pool.SetAside(n) {
 			all = errors.Join(all, fmt.Errorf("node %q has no thin device %d", n.Name, id))
 		}
 	}

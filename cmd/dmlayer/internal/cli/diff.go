@@ -99,14 +99,16 @@ func (a *app) runDiff(ctx context.Context, s *layer.Store, o diffOptions) error 
 	if lower != "" {
 		names = append(names, lower)
 	}
+	view := s.View
 	if o.trust {
+		view = s.ViewLeft
 		for _, name := range names {
 			if err := s.Trust(ctx, name); err != nil {
 				return err
 			}
 		}
 	}
-	return s.View(ctx, names, func(ctx context.Context, roots []string) error {
+	return view(ctx, names, func(ctx context.Context, roots []string) error {
 		below := ""
 		if lower != "" {
 			below = roots[1]

@@ -41,7 +41,7 @@ func TestListAsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := slices.Sorted(maps.Keys(list[0]))
-	if want := []string{"created", "device", "exclusive", "kind", "labels", "mountpoint", "name", "parent", "size", "state", "used"}; !slices.Equal(keys, want) {
+	if want := []string{"created", "device", "exclusive", "kind", "labels", "lost", "mountpoint", "name", "parent", "size", "state", "used"}; !slices.Equal(keys, want) {
 		t.Errorf("keys %q, want %q", keys, want)
 	}
 	out.Reset()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -64,6 +65,13 @@ it is for people to read. An image's name stands for its top layer.`,
 	return records(exitCodes(cmd, 3, 7, 8))
 }
 
+func lossText(l *layer.Loss) string {
+	if l == nil {
+		return "nothing"
+	}
+	return l.String() + ", on " + l.Since.UTC().Format(time.DateTime)
+}
+
 func (a *app) nodeFields(d nodeDetails) []field {
 	return []field{
 		{"Name", d.Name},
@@ -81,5 +89,6 @@ func (a *app) nodeFields(d nodeDetails) []field {
 		{"Labels", orDash(formatLabels(d.Labels))},
 		{"Attributes", orDash(formatLabels(d.Attrs))},
 		{"Written by strangers", strconv.FormatBool(d.Foreign)},
+		{"Lost in a repair", lossText(d.Lost)},
 	}
 }

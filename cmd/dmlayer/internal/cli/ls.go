@@ -25,12 +25,13 @@ type nodeRecord struct {
 	Mountpoint string            `json:"mountpoint"`
 	Created    time.Time         `json:"created"`
 	Labels     map[string]string `json:"labels"`
+	Lost       *layer.Loss       `json:"lost"`
 }
 
 func newNodeRecord(i layer.Info) nodeRecord {
 	r := nodeRecord{
 		Name: i.Name, Kind: string(i.Kind), Parent: i.Parent, Size: i.Size, Used: i.Used, Exclusive: i.Exclusive,
-		State: i.State, Device: i.Device, Created: i.Created.UTC(), Labels: i.Labels,
+		State: i.State, Device: i.Device, Created: i.Created.UTC(), Labels: i.Labels, Lost: i.Lost,
 	}
 	if len(i.Mountpoints) > 0 {
 		r.Mountpoint = i.Mountpoints[0]
@@ -103,10 +104,18 @@ func (a *app) nodeColumns(whole bool) []column[nodeRecord] {
 		{"SIZE", func(r nodeRecord) string { return humanSize(r.Size) }},
 		{"USED", func(r nodeRecord) string { return humanSizeOr(r.Used, "-") }},
 		{"EXCLUSIVE", func(r nodeRecord) string { return humanSizeOr(r.Exclusive, "-") }},
-		{"STATE", func(r nodeRecord) string { return r.State }},
+		{"STATE", nodeState},
 		{"MOUNTPOINT", func(r nodeRecord) string { return orDash(r.Mountpoint) }},
 		{"CREATED", func(r nodeRecord) string { return a.age(r.Created) }},
 	}
+}
+
+// nodeState is what a node's kernel device is doing, and whether the node is whole.
+func nodeState(r nodeRecord) string {
+	if r.Lost != nil {
+		return r.State + ", lost blocks"
+	}
+	return r.State
 }
 
 var sortKeys = []string{"name", "size", "used", "exclusive", "created"}

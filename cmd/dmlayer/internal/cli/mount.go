@@ -56,7 +56,7 @@ is always mounted read-only. An image's name stands for its top layer.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&o.ReadOnly, "read-only", false, "mount read-only")
-	f.BoolVar(&o.Trust, "trust", false, "check a file system that strangers wrote, and trust it from now on if it is sound")
+	f.BoolVar(&o.Trust, "trust", false, "check a file system that strangers wrote or of which a repair lost a part, and trust it from now on if it is sound")
 	return exitCodes(cmd, 3, 5, 6, 7, 8)
 }
 
