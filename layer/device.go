@@ -278,8 +278,7 @@ func (o *op) quiesce(n metadata.Node) error {
 
 // busy is ErrBusy with the names of those who use the node's device.
 func (o *op) busy(n metadata.Node, dev devmapper.DevNum) error {
-	who := o.s.pool.Holders(dev)
-	err := fmt.Errorf("%s %q is %s: %w", n.Kind, n.Name, who[0], errs.ErrBusy)
+	err := fmt.Errorf("%s %q is %s: %w", n.Kind, n.Name, some(o.s.pool.Holders(dev)), errs.ErrBusy)
 	return errs.WithHint(err, "dmlayer unmount "+n.Name+", or end what uses it")
 }
 

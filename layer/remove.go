@@ -164,12 +164,17 @@ func unused(tx *metadata.Tx, n metadata.Node) error {
 	if len(users) == 0 {
 		return nil
 	}
+	return errs.WithHint(fmt.Errorf("%s %q is needed by %s: %w", n.Kind, n.Name, some(users), errs.ErrBusy), "remove those first")
+}
+
+// some names users in an error, of many the first.
+func some(users []string) string {
 	const most = 5
 	who := strings.Join(users[:min(most, len(users))], ", ")
 	if len(users) > most {
 		who += fmt.Sprintf(" and %d more", len(users)-most)
 	}
-	return errs.WithHint(fmt.Errorf("%s %q is needed by %s: %w", n.Kind, n.Name, who, errs.ErrBusy), "remove those first")
+	return who
 }
 
 // bury replaces a node's record by a tombstone of its thin device.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -118,6 +119,28 @@ func TestTrap02SnapshotsOfALife(t *testing.T) {
 	wantFiles(t, s, "web", baseFiles)
 	must(t, s.Remove(ctx, "s0"))
 	renewAndUse(t, e, s)
+}
+
+// A pool of which somebody else has taken more snapshots than the kernel can count takes no more at once, and nothing promises to renew it.
+func TestTrap02Beyond(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	ctx := pooltest.Context(t)
+	s := open(t, e)
+	makeLayer(t, s, "base", "", baseFiles)
+	must(t, s.Close())
+	must(t, pool.Stop(ctx, e.Dirs, e.Name))
+	setTime(t, e.Metadata(), 1<<24+5)
+	_, renewed := pool.Renew(ctx, e.Dirs, e.Name, nil)
+	mustFail(t, renewed, layer.ErrDamaged)
+	s = e.Open(t)
+	_, made := s.CreateSnapshot(ctx, "web", layer.SnapshotOptions{Parent: "base"})
+	mustFail(t, made, pool.ErrSpent)
+	for _, err := range []error{renewed, made} {
+		if hint := errs.Hint(err); !strings.Contains(hint, "another pool") {
+			t.Errorf("%v: hint %q", err, hint)
+		}
+	}
+	wantFiles(t, s, "base", baseFiles)
 }
 
 // Thin ids end too.

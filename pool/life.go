@@ -14,7 +14,8 @@ const (
 
 	// The kernel's count of create_snap messages has 24 bits and wraps without a word, after which
 	// blocks alias (dm-facts, fact 2). Snapshots are refused this far before.
-	snapshotLimit = 1<<24 - 1<<16
+	snapshotEnd   = 1 << 24
+	snapshotLimit = snapshotEnd - 1<<16
 	idLimit       = maxThinID - windowIDs
 )
 
@@ -58,13 +59,16 @@ var ErrSpent = errors.New("the pool has used up its snapshots or thin ids")
 
 func (p *Pool) spent(l Life) error {
 	err := fmt.Errorf("pool %q: %w: %s: %w", p.files.name, ErrSpent, l, errs.ErrNoSpace)
-	return errs.WithHint(err, lifeAdvice(p.files.name))
-}
-
-// lifeAdvice is what can be done about a pool whose life is near its end.
-func lifeAdvice(pool string) string {
-	return "dmlayer pool renew " + pool + " makes the counts begin anew"
+	return errs.WithHint(err, l.Advice(p.files.name))
 }
 
 // Advice is what can be done about it.
-func (l Life) Advice(pool string) string { return lifeAdvice(pool) }
+func (l Life) Advice(pool string) string {
+	if l.Snapshots >= snapshotEnd {
+		return beyondAdvice
+	}
+	return "dmlayer pool renew " + pool + " makes the counts begin anew"
+}
+
+// beyondAdvice is what can be done about a pool of which somebody has taken so many snapshots that the kernel counts from zero again.
+const beyondAdvice = "the kernel cannot tell any more which of its blocks are shared: copy what is needed of its nodes, mounted read-only, to another pool"

@@ -207,7 +207,11 @@ func (r *renewer) unsound(err error) error {
 	if !errors.Is(err, thinmeta.ErrDamaged) && !errors.Is(err, thinmeta.ErrSpent) && !errors.Is(err, thinmeta.ErrHeld) {
 		return err
 	}
-	return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged), "see what dmlayer pool check "+r.p.files.name+" says")
+	hint := "see what dmlayer pool check " + r.p.files.name + " says"
+	if errors.Is(err, thinmeta.ErrSpent) {
+		hint = beyondAdvice
+	}
+	return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged), hint)
 }
 
 // prepare makes, beside what is there, the metadata and the side files of the new life, and makes them durable.

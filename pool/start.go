@@ -129,7 +129,8 @@ func (s *Session) meet(ctx context.Context) error {
 	}
 	return s.withPoolLock(ctx, func() error {
 		writable := s.Status.Commits()
-		if _, err := s.pairLocked(ctx); err != nil && (writable || !errors.Is(err, errLater)) {
+		record, err := s.pairLocked(ctx)
+		if err != nil && (writable || !errors.Is(err, errLater)) {
 			return err
 		}
 		if err := pointStartPaired.Hit(); err != nil {
@@ -144,6 +145,9 @@ func (s *Session) meet(ctx context.Context) error {
 		}
 		// Of the superblock alone: the record that was read when the pool was opened may be of an earlier life.
 		taken, err := s.p.snapshotsTaken(metadata.Pool{})
+		if err == nil && taken > snapshotLimit { // by messages of others: what is left of the window must not be handed out
+			err = s.writeCursor(cursor{next: record.HighID, high: record.HighID})
+		}
 		if err != nil {
 			return err
 		}
