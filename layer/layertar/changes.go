@@ -2,6 +2,7 @@ package layertar
 
 import (
 	"context"
+	"errors"
 	"fmt"
 )
 
@@ -25,6 +26,8 @@ type Change struct {
 	// Implied marks a directory that is the same in both trees and is listed only because of
 	// something below it.
 	Implied bool
+
+	file bool // in upper it was seen, and was no directory; Walk tells
 }
 
 // String returns the line that `dmlayer diff` prints.
@@ -54,8 +57,9 @@ type DiffOptions struct {
 //     Of an added one, everything is.
 //   - The root is listed only if its mode, owner or extended attributes differ.
 //
-// An error of fn ends the walk and is returned. Trees that are written to meanwhile give changes that
-// are true of some instant for each file, and an error where a file vanishes under the reader.
+// An error of fn ends the walk and is returned. An upper tree that is written to meanwhile gives changes
+// that are true of some instant for each file. ErrBusy: each time that a file was looked at, another one
+// took its place before it was read.
 type Differ interface {
 	Changes(ctx context.Context, lower, upper string, o DiffOptions, fn func(Change) error) error
 }
@@ -91,11 +95,14 @@ func compareTrees(ctx context.Context, lower, upper string, o DiffOptions, fn fu
 			return err
 		}
 		defer low.close()
-		if err := w.root(low, up); err != nil {
+		if err := errors.Join(w.root(low, up), low.enter()); err != nil {
 			return err
 		}
 	}
-	if err := w.children(low, up, "/"); err != nil {
+	if err := up.enter(); err != nil {
+		return err
+	}
+	if err := w.children(low, up); err != nil {
 		return err
 	}
 	if err := w.lookAgain(low, up); err != nil {

@@ -20,6 +20,8 @@ type node struct {
 	at   *os.File
 	st   unix.Stat_t
 	dir  *os.File // when entered
+
+	names []string // that it holds, in byte order; when entered to look at them
 }
 
 // openTree opens the root of a tree.
@@ -54,23 +56,24 @@ func (n *node) child(name string) (*node, error) {
 	return c, nil
 }
 
-// enter opens a directory to look at its children, and returns their names in byte order.
-func (n *node) enter() ([]string, error) {
+// enter opens a directory to look at its children.
+func (n *node) enter() error {
 	if n.dir == nil {
 		f, err := n.open(unix.O_DIRECTORY)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		n.dir = f
 	} else if _, err := n.dir.Seek(0, io.SeekStart); err != nil {
-		return nil, fmt.Errorf("list %q: %w", n.rel, err)
+		return fmt.Errorf("list %q: %w", n.rel, err)
 	}
 	names, err := n.dir.Readdirnames(-1)
 	if err != nil {
-		return nil, fmt.Errorf("list %q: %w", n.rel, err)
+		return fmt.Errorf("list %q: %w", n.rel, err)
 	}
 	sort.Strings(names)
-	return names, nil
+	n.names = names
+	return nil
 }
 
 // open opens the node for reading.
@@ -91,7 +94,7 @@ func (n *node) open(flags int) (*os.File, error) {
 func (n *node) close() {
 	if n.dir != nil {
 		n.dir.Close()
-		n.dir = nil
+		n.dir, n.names = nil, nil
 	}
 }
 
@@ -116,6 +119,9 @@ func (n *node) xattrs() (map[string]string, error) {
 
 func (n *node) readlink() (string, error) {
 	target, err := os.Readlink(n.path())
+	if errors.Is(err, unix.EINVAL) { // no link any more
+		err = errReplaced
+	}
 	if err != nil {
 		return "", fmt.Errorf("read link %q: %w", n.rel, err)
 	}
@@ -125,13 +131,16 @@ func (n *node) readlink() (string, error) {
 // content opens a regular file, and makes sure that it is the one that was looked at.
 func (n *node) content() (*os.File, error) {
 	f, err := n.open(0)
+	if errors.Is(err, unix.ENXIO) { // a socket
+		err = errReplaced
+	}
 	if err != nil {
 		return nil, err
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Ino != n.st.Ino || st.Mode&unix.S_IFMT != unix.S_IFREG {
 		f.Close()
-		return nil, fmt.Errorf("read %q: another file took its place", n.rel)
+		return nil, fmt.Errorf("read %q: %w", n.rel, errReplaced)
 	}
 	return f, nil
 }

@@ -2,8 +2,6 @@ package layertar
 
 import (
 	"context"
-	"errors"
-	"io/fs"
 	"path"
 	"sort"
 	"time"
@@ -35,44 +33,41 @@ type recent struct {
 	ctime time.Time
 }
 
-func (w *walker) add(k Kind, rel string) {
+func (w *walker) put(c Change) {
 	if w.found == nil {
 		w.found = map[string]Change{}
 	}
-	w.found[rel] = Change{Kind: k, Path: rel}
+	w.found[c.Path] = c
 }
+
+func (w *walker) add(k Kind, u *node) { w.put(Change{Kind: k, Path: u.rel, file: !u.isDir()}) }
+
+func (w *walker) gone(rel string) { w.put(Change{Kind: Deleted, Path: rel}) }
 
 func (w *walker) root(low, up *node) error {
 	w.saw(low)
 	same, err := sameOwnerAndMode(low, up)
 	if err == nil && !same {
-		w.add(Modified, "/")
+		w.add(Modified, up)
 	}
 	return err
 }
 
-// children compares what two directories hold. A nil low means that everything in up is new.
-func (w *walker) children(low, up *node, rel string) error {
-	if err := w.ctx.Err(); err != nil {
-		return err
-	}
-	names, err := up.enter()
-	if err != nil {
-		return err
-	}
+// children compares what two directories hold, which have been entered. A nil low means that everything in up is new.
+func (w *walker) children(low, up *node) error {
+	names := up.names
 	var old []string
 	if low != nil {
-		if old, err = low.enter(); err != nil {
-			return err
-		}
+		old = low.names
 	}
 	for len(names) > 0 || len(old) > 0 {
+		var err error
 		switch {
 		case len(old) == 0 || len(names) > 0 && names[0] < old[0]:
 			err = w.added(up, names[0])
 			names = names[1:]
 		case len(names) == 0 || old[0] < names[0]:
-			w.add(Deleted, path.Join(rel, old[0]))
+			w.gone(path.Join(up.rel, old[0]))
 			old = old[1:]
 		default:
 			err = w.both(low, up, names[0])
@@ -85,28 +80,39 @@ func (w *walker) children(low, up *node, rel string) error {
 	return nil
 }
 
-func (w *walker) added(dir *node, name string) error {
-	u, err := dir.child(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil // gone since it was listed
-	}
-	if err != nil {
+// look goes to a name in the upper tree, into it where it is a directory, and compares it with what the lower tree has under that name. The node is nil
+// where nothing is any more. What somebody moves away or replaces meanwhile is looked at again.
+func (w *walker) look(up *node, name string, l *node) (u *node, same bool, err error) {
+	err = again(w.ctx, func() (err error) {
+		same = false
+		if u, err = up.child(name); err != nil {
+			return goneIsNil(err)
+		}
+		if err := w.ctx.Err(); err != nil {
+			return err
+		}
+		if u.isDir() {
+			err = u.enter()
+		}
+		if err == nil && l != nil && l.kind() == u.kind() {
+			same, err = w.same(l, u)
+		}
+		if err != nil {
+			u.close()
+		}
 		return err
-	}
-	w.add(Added, u.rel)
-	return w.below(nil, u)
+	})
+	return u, same, err
 }
 
-// below goes on with a directory's children.
-func (w *walker) below(l, u *node) error {
-	if !u.isDir() {
-		return nil
+func (w *walker) added(dir *node, name string) error {
+	u, _, err := w.look(dir, name, nil)
+	if err != nil || u == nil {
+		return err
 	}
 	defer u.close()
-	if l != nil {
-		defer l.close()
-	}
-	return w.children(l, u, u.rel)
+	w.add(Added, u)
+	return w.children(nil, u)
 }
 
 func (w *walker) both(low, up *node, name string) error {
@@ -115,29 +121,29 @@ func (w *walker) both(low, up *node, name string) error {
 		return err
 	}
 	w.saw(l)
-	u, err := up.child(name)
-	if errors.Is(err, fs.ErrNotExist) {
-		w.add(Deleted, l.rel)
+	u, same, err := w.look(up, name, l)
+	if err != nil {
+		return err
+	}
+	if u == nil {
+		w.gone(l.rel)
 		return nil
 	}
-	if err != nil {
-		return err
-	}
-	if l.kind() != u.kind() {
-		w.add(Modified, u.rel)
-		return w.below(nil, u)
-	}
-	same, err := w.same(l, u)
-	if err != nil {
-		return err
-	}
+	defer u.close()
 	switch {
 	case !same:
-		w.add(Modified, u.rel)
+		w.add(Modified, u)
 	case l.linked() || u.linked():
 		w.links = append(w.links, linkPair{u.rel, l.st.Ino, u.st.Ino})
 	}
-	return w.below(l, u)
+	if !l.isDir() || !u.isDir() {
+		return w.children(nil, u)
+	}
+	defer l.close()
+	if err := l.enter(); err != nil {
+		return err
+	}
+	return w.children(l, u)
 }
 
 // same compares two files of one kind.
@@ -203,19 +209,36 @@ func (w *walker) lookAgain(low, up *node) error {
 		if err != nil {
 			return err
 		}
-		u, err := upper.find(r.rel)
-		if err != nil {
+		if err := w.compareAgain(l, upper); err != nil {
 			return err
-		}
-		same, err := sameFile(w.ctx, l, u)
-		if err != nil {
-			return err
-		}
-		if !same {
-			w.add(Modified, r.rel)
 		}
 	}
 	return nil
+}
+
+// compareAgain compares what a file holds that was there, and the same by its stamps. It may have gone since, or be of another kind. That a
+// directory has gone came after it was seen.
+func (w *walker) compareAgain(l *node, upper *finder) error {
+	return again(w.ctx, func() error {
+		u, err := upper.find(l.rel)
+		switch {
+		case moved(err):
+			if !l.isDir() {
+				w.gone(l.rel)
+			}
+			return nil
+		case err != nil:
+			return err
+		case l.kind() != u.kind():
+			w.put(Change{Kind: Modified, Path: l.rel, file: !l.isDir()})
+			return nil
+		}
+		same, err := sameFile(w.ctx, l, u)
+		if err == nil && !same {
+			w.add(Modified, u)
+		}
+		return err
+	})
 }
 
 // relinked finds paths that are the same but share their inode with others than before.
@@ -228,7 +251,7 @@ func (w *walker) relinked() {
 		u, seenLower := toUpper[p.lower]
 		l, seenUpper := toLower[p.upper]
 		if seenLower && u != p.upper || seenUpper && l != p.lower {
-			w.add(Modified, p.rel)
+			w.put(Change{Kind: Modified, Path: p.rel, file: true})
 			continue
 		}
 		toUpper[p.lower], toLower[p.upper] = p.upper, p.lower

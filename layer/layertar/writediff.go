@@ -3,10 +3,9 @@ package layertar
 import (
 	"archive/tar"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"os"
 	"path"
 	"strings"
 	"time"
@@ -23,15 +22,16 @@ type WriteOptions struct {
 // WriteDiff writes an OCI layer, an uncompressed tar, that turns lower into upper when Apply or
 // another tool of the kind applies it. An empty lower stands for the empty tree.
 //
-// Entries are in the order of a walk, whiteouts before what else their directory holds. Times have
-// nanoseconds and, with extended attributes, are in PAX records; user and group names are left out. Where
+// Entries are in the order of a walk, whiteouts before what else their directory holds, but for names that
+// vanish meanwhile. Times have nanoseconds and, with extended attributes, are in PAX records; user and group names are left out. Where
 // one of several hard links changed, all of them are written, because a layer cannot rely on links
 // into the one below. A root whose attributes or time changed is the entry "./". Opaque markers are
 // not used.
 //
 // Sockets are left out, as every tool does. ErrInvalid: a file's name begins with ".wh.", which a
-// layer cannot hold. Both trees should stand still; where a file gets shorter
-// while it is being read, that is an error.
+// layer cannot hold. The lower tree must stand still. Where the upper one does not, the layer has of each
+// file what was so at some instant, but for content that is written to while it is read: that may be of
+// several, with zeros for what was cut off. ErrBusy is that of Differ.
 func WriteDiff(ctx context.Context, w io.Writer, lower, upper string, o WriteOptions) error {
 	if err := writeDiff(ctx, w, lower, upper, o); err != nil {
 		return fmt.Errorf("write layer tar: %w", classify(err))
@@ -112,12 +112,18 @@ func (d *diffWriter) write(changes []Change) error {
 			return err
 		}
 	}
+	passed := "" // what begins with it went with the directory that it was in
 	for _, c := range changes {
-		if c.Kind == Deleted {
+		if c.Kind == Deleted || passed != "" && strings.HasPrefix(c.Path, passed) {
 			continue
 		}
-		if err := d.entry(c.Path); err != nil {
+		dir, err := d.entry(c)
+		if err != nil {
 			return fmt.Errorf("entry %q: %w", c.Path, err)
+		}
+		if !dir {
+			passed = c.Path + "/"
+			continue
 		}
 		if err := d.whiteouts(c.Path, gone[c.Path]); err != nil {
 			return err
@@ -152,60 +158,94 @@ func layerName(name string) error {
 	return nil
 }
 
-func (d *diffWriter) entry(rel string) error {
-	if err := d.ctx.Err(); err != nil {
+// entry writes what is at the place of a change now, and reports whether that is a directory. Of what has gone the layer says so.
+func (d *diffWriter) entry(c Change) (dir bool, err error) {
+	var e *tarEntry
+	err = again(d.ctx, func() (err error) {
+		e, err = d.find(c)
 		return err
+	})
+	switch {
+	case err != nil:
+		return false, err
+	case e == nil && c.Kind == Modified:
+		return false, d.whiteouts(path.Dir(c.Path), []string{path.Base(c.Path)})
+	case e == nil || e.hdr == nil:
+		return false, nil
 	}
-	n, err := d.tree.find(rel)
-	if err != nil {
-		return err
+	if e.content != nil {
+		defer e.content.Close()
 	}
-	if n.kind() == unix.S_IFSOCK {
-		return nil
+	if err := d.tw.WriteHeader(e.hdr); err != nil {
+		return false, err
 	}
-	hdr, err := header(n)
-	if err != nil {
-		return err
+	if e.content != nil {
+		err = d.copy(e.content, e.hdr.Size)
 	}
-	if n.linked() {
-		if first, ok := d.links[n.st.Ino]; ok {
-			hdr.Typeflag, hdr.Linkname, hdr.Size = tar.TypeLink, first, 0
-			hdr.Devmajor, hdr.Devminor = 0, 0
-			return d.tw.WriteHeader(hdr)
-		}
-		d.links[n.st.Ino] = hdr.Name
-	}
-	if err := d.tw.WriteHeader(hdr); err != nil {
-		return err
-	}
-	if hdr.Typeflag != tar.TypeReg || hdr.Size == 0 {
-		return nil
-	}
-	return d.content(n)
+	return e.hdr.Typeflag == tar.TypeDir, err
 }
 
-func (d *diffWriter) content(n *node) error {
-	f, err := n.content()
-	if err != nil {
-		return err
+// tarEntry is a file as the layer is to have it.
+type tarEntry struct {
+	hdr     *tar.Header // nil for what no layer has
+	content *os.File    // nil if there is none
+}
+
+// find looks at the place of a change, and returns nil where nothing is any more. So it does for a directory that was none when the trees were compared: what it
+// holds was not looked at.
+func (d *diffWriter) find(c Change) (*tarEntry, error) {
+	n, err := d.tree.find(c.Path)
+	if moved(err) || err == nil && c.file && n.isDir() {
+		return nil, nil
 	}
-	defer f.Close()
-	for left := n.st.Size; left > 0; {
+	if err != nil {
+		return nil, err
+	}
+	if err := d.ctx.Err(); err != nil {
+		return nil, err
+	}
+	if n.kind() == unix.S_IFSOCK {
+		return &tarEntry{}, nil
+	}
+	e := &tarEntry{}
+	if e.hdr, err = header(n); err != nil {
+		return nil, err
+	}
+	first, again := d.links[n.st.Ino]
+	switch {
+	case n.linked() && again:
+		e.hdr.Typeflag, e.hdr.Linkname, e.hdr.Size = tar.TypeLink, first, 0
+		e.hdr.Devmajor, e.hdr.Devminor = 0, 0
+	case e.hdr.Typeflag == tar.TypeReg && e.hdr.Size > 0:
+		if e.content, err = n.content(); err != nil {
+			return nil, err
+		}
+	}
+	if n.linked() && !again {
+		d.links[n.st.Ino] = e.hdr.Name
+	}
+	return e, nil
+}
+
+// copy writes a file's content, of which the header has told the size. What is missing of it by now is zeros, as in a file that somebody cuts off and makes longer again.
+func (d *diffWriter) copy(f *os.File, size int64) error {
+	for size > 0 {
 		if err := d.ctx.Err(); err != nil {
 			return err
 		}
-		chunk := d.buf[:min(left, int64(len(d.buf)))]
-		got, err := f.Read(chunk)
-		if err == io.EOF {
-			return errors.New("became shorter while it was read")
+		chunk := d.buf[:min(size, int64(len(d.buf)))]
+		got, err := io.ReadFull(f, chunk)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			clear(chunk[got:])
+			err = nil
 		}
 		if err != nil {
 			return err
 		}
-		if _, err := d.tw.Write(chunk[:got]); err != nil {
+		if _, err := d.tw.Write(chunk); err != nil {
 			return err
 		}
-		left -= int64(got)
+		size -= int64(len(chunk))
 	}
 	return nil
 }
@@ -269,11 +309,11 @@ func (d *diffWriter) completeLinks(found map[string]Change) error {
 			continue
 		}
 		n, err := d.tree.find(c.Path)
+		if moved(err) || err == nil && !n.linked() {
+			continue
+		}
 		if err != nil {
 			return err
-		}
-		if !n.linked() {
-			continue
 		}
 		if _, ok := missing[n.st.Ino]; !ok {
 			missing[n.st.Ino] = uint64(n.st.Nlink)
@@ -300,13 +340,15 @@ func (d *diffWriter) findLinks(dir *node, fn func(*node)) error {
 	if err := d.ctx.Err(); err != nil {
 		return err
 	}
-	names, err := dir.enter()
-	if err != nil {
+	if err := dir.enter(); err != nil {
+		if moved(err) {
+			return nil
+		}
 		return err
 	}
-	for _, name := range names {
+	for _, name := range dir.names {
 		n, err := dir.child(name)
-		if errors.Is(err, fs.ErrNotExist) {
+		if moved(err) {
 			continue
 		}
 		if err != nil {
@@ -316,7 +358,7 @@ func (d *diffWriter) findLinks(dir *node, fn func(*node)) error {
 		case n.linked():
 			fn(n)
 		case n.isDir():
-			err := d.findLinks(n, fn)
+			err = d.findLinks(n, fn)
 			n.close()
 			if err != nil {
 				return err
