@@ -4,6 +4,8 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -46,18 +48,18 @@ func FuzzApply(f *testing.F) {
 }
 
 // fuzzDisk mounts a small file system: a few bytes can ask for a huge sparse file, and as with a
-// node, the disk puts an end to that.
+// node, the disk puts an end to that. It is in no folder, so that it goes with a process of the fuzzer that is killed.
 func fuzzDisk(f *testing.F) string {
-	disk := f.TempDir()
-	if err := unix.Mount("tmpfs", disk, "tmpfs", 0, "size=4m,nr_inodes=2000"); err != nil {
+	dir := f.TempDir()
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4m,nr_inodes=2000"); err != nil {
 		f.Fatal(err)
 	}
-	f.Cleanup(func() {
-		if err := unix.Unmount(disk, unix.MNT_DETACH); err != nil {
-			f.Error(err)
-		}
-	})
-	return disk
+	disk, err := os.Open(dir)
+	if err := errors.Join(err, unix.Unmount(dir, unix.MNT_DETACH)); err != nil {
+		f.Fatal(err)
+	}
+	f.Cleanup(func() { _ = disk.Close() })
+	return fmt.Sprintf("/proc/self/fd/%d", disk.Fd())
 }
 
 // The names and targets that FuzzLayers puts together. Those with OUT lead to the canary's directory.
