@@ -101,20 +101,27 @@ func (h *host) bothApply(desc ocispec.Descriptor, a, b []mount.Mount) error {
 	return ours
 }
 
-// sameTrees compares two snapshots. Directories that the layer does not name keep their time with us; containerd leaves the time of the unpacking. It also
-// gives a file the time of the last entry that is a hard link to it, which is another one in archives that were not made of a file system.
+// sameTrees wants two snapshots to be the same.
 func (h *host) sameTrees(t *testing.T, a, b []mount.Mount, named map[string]bool) {
 	t.Helper()
+	for _, d := range h.differences(a, b, named) {
+		t.Error(d)
+	}
+}
+
+// differences compares two snapshots. Directories that the layer does not name keep their time with us; containerd leaves the time of the unpacking. It also
+// gives a file the time of the last entry that is a hard link to it, which is another one in archives that were not made of a file system.
+func (h *host) differences(a, b []mount.Mount, named map[string]bool) (found []string) {
+	h.t.Helper()
 	h.mounted([][]mount.Mount{a, b}, func(dirs []string) {
-		found, err := treecmp.Compare(dirs[0], dirs[1], treecmp.Options{IgnoreTimes: func(rel string) bool {
+		var err error
+		found, err = treecmp.Compare(dirs[0], dirs[1], treecmp.Options{IgnoreTimes: func(rel string) bool {
 			fi, err := os.Lstat(filepath.Join(dirs[0], rel))
 			return err == nil && (fi.IsDir() && !named[rel] || !fi.IsDir() && fi.Sys().(*syscall.Stat_t).Nlink > 1)
 		}})
-		must(t, err)
-		for _, d := range found {
-			t.Error(d)
-		}
+		must(h.t, err)
 	})
+	return found
 }
 
 // named lists what a layer names, relative to the root.
