@@ -27,7 +27,7 @@ var (
 )
 
 // Reset brings a snapshot or volume back to the content of its parent, or of a layer, in time that does
-// not depend on what was written. A node in use is ErrBusy.
+// not depend on what was written: what that has taken is given back as after a Drop. A node in use is ErrBusy.
 func (s *Store) Reset(ctx context.Context, name, to string) error {
 	return opError("reset", name, s.reset(ctx, name, to))
 }
