@@ -66,6 +66,9 @@ while read -r line; do
 	esac
 done < <(block "ctr images import")
 [[ $said == *"42 of web1"* ]] || fail "the container said: $said"
+said=$(printf 'df -kP /\nexit\n' | script -qec "$(block max-size=)" /dev/null) || fail "a container with a size of its own: $said"
+size=$(tr -d '\r' <<<"$said" | awk '$6 == "/" {print $2}')
+((size > 15 << 20)) || fail "a container of 20 GiB has $size KiB: $said"
 [ "$(CONTAINERD_SNAPSHOTTER=dmlayer ctr run --rm docker.io/library/app:latest web2 echo hello)" = hello ] || fail "CONTAINERD_SNAPSHOTTER"
 dmlayer ls | grep -q "^containerd-" || fail "no layers: $(dmlayer ls)"
 
