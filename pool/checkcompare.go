@@ -6,10 +6,10 @@ import (
 	"iter"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
+	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
@@ -154,7 +154,7 @@ func (f *facts) compareMounts(id metadata.ThinID, d deviceFacts) []Finding {
 		return nil
 	}
 	for _, m := range f.mounts[d.Dev] {
-		if hasOption(m.SuperOptions, "ro") {
+		if fsutil.StoppedByErrors(m) {
 			return []Finding{f.about(id, FoundMountReadOnly, "mounted on %s", m.Dir)}
 		}
 	}
@@ -220,8 +220,6 @@ func (f *facts) usedBy(d deviceFacts) string {
 	}
 	return ""
 }
-
-func hasOption(options, want string) bool { return slices.Contains(strings.Split(options, ","), want) }
 
 // lost are links and files of no thin id at all, under whose lock they could be looked at.
 func (f *facts) lost() []Finding {

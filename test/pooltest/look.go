@@ -128,11 +128,16 @@ func CopySparse(from, to string) (err error) {
 	}
 }
 
-// MarkLost records that a node has lost blocks, as a repair of the metadata does. No store may be open that could remember it otherwise.
-func (e *Env) MarkLost(ctx context.Context, name string) error {
+// Tamper changes the records behind everybody's back. No store may be open that could remember them otherwise.
+func (e *Env) Tamper(ctx context.Context, fn func(*metadata.Tx) error) error {
 	store := metadata.New(e.Store(), noLock{})
 	defer store.Close()
-	return store.Update(ctx, func(tx *metadata.Tx) error {
+	return store.Update(ctx, fn)
+}
+
+// MarkLost records that a node has lost blocks, as a repair of the metadata does.
+func (e *Env) MarkLost(ctx context.Context, name string) error {
+	return e.Tamper(ctx, func(tx *metadata.Tx) error {
 		n, err := tx.Node(name)
 		if err != nil {
 			return err
