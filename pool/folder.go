@@ -92,11 +92,9 @@ func (l *folder) damaged(err error) error {
 		"where its record store is whole, dmlayer pool check --repair; else thin_check and thin_repair on "+name+". Nothing was changed")
 }
 
-// checkMedia tells whether data and metadata are all that the metadata speaks of, and may be written to.
+// checkMedia tells whether data and metadata are all that the metadata speaks of. Metadata that the kernel wants checked is taken as it is: the
+// pool starts for reading then, and can be repaired once it has records.
 func (l *folder) checkMedia(m *media) error {
-	if l.super.NeedsCheck {
-		return l.damaged(errors.New("it needs a check"))
-	}
 	if l.super.TransactionID == 0 {
 		return l.damaged(errors.New("its pool was never finished, or is none of dmlayer"))
 	}
