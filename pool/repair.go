@@ -55,8 +55,8 @@ type RepairReport struct {
 	Old string
 }
 
-// RepairMetadata repairs the metadata of a pool: it stops it if nothing is in use (else ErrBusy), has thin_check look at the metadata
-// and thin_repair write a repaired copy into the spare, compares both with each other and with the records, asks, puts the
+// RepairMetadata repairs the metadata of a pool: it stops it if nothing is in use (else ErrBusy), has thin_check look at the metadata,
+// repairs a copy in the spare, compares both with each other and with the records, asks, puts the
 // copy in the place of the old metadata, which it keeps, and starts the pool. Until it has asked, nothing but the spare
 // has changed. Killed anywhere, the pool has the old metadata or the repaired. Errors: ErrBusy,
 // ErrNoSpace where there is no spare and no room for one, ErrDamaged where it cannot be repaired, ErrUnsupported without thin_repair.
@@ -89,6 +89,8 @@ type repairer struct {
 	media   *media // of the stopped pool
 	inFile  bool   // the metadata is a file, whose place another can take
 	input   string // the file of the metadata as far as it can be read
+	// devices are what has become of each thin device, nil where that is what thin_repair has found.
+	devices map[metadata.ThinID]thinmeta.RepairedDevice
 	o       RepairOptions
 	report  RepairReport
 }
@@ -200,49 +202,25 @@ func (r *repairer) onLoop(ctx context.Context, path string, readOnly bool, fn fu
 	return fn(loop.Path)
 }
 
-// write has the metadata checked, and fills the spare: with a copy of sound metadata, less the kernel's mark that asks for a
-// check, or with what can be saved.
-func (r *repairer) write(ctx context.Context, old, spare string) error {
-	r.o.Progress("thin_check of the metadata")
-	sound, said, err := thinCheck(ctx, old)
-	if err != nil {
-		return err
-	}
-	if r.report.Said = said; sound && r.agrees(ctx, r.input) {
-		r.report.Sound = true
-		if err := copyMetadata(old, spare); err != nil {
-			return err
-		}
-		return run.Run(ctx, "thin_check", "--clear-needs-check-flag", spare)
-	}
-	r.o.Progress("thin_repair into the spare")
-	err = run.Run(ctx, "thin_repair", append(r.overrides(), "-i", old, "-o", spare)...)
-	if failed := (*run.Error)(nil); errors.As(err, &failed) && ctx.Err() == nil {
-		return errs.WithHint(fmt.Errorf("the metadata cannot be repaired: %w: %w", err, errs.ErrDamaged),
-			"put a copy of the metadata back that is as new as the records; "+r.metadataName()+" is as it was")
-	}
-	return err
-}
-
 // metadataName is what people call the metadata.
 func (r *repairer) metadataName() string {
 	_, name := r.backing.names()
 	return name
 }
 
-// agrees tells whether our own reader finds no damage.
-func (r *repairer) agrees(ctx context.Context, path string) bool {
+// agrees tells whether our own reader finds no damage, and whether blocks are in use for nothing.
+func (r *repairer) agrees(ctx context.Context, path string) (sound, leaks bool) {
 	f, err := os.Open(path)
 	if err != nil {
-		return false
+		return false, false
 	}
 	defer f.Close()
 	m, err := thinmeta.Open(f, thinmeta.Options{})
 	if err != nil {
-		return false
+		return false, false
 	}
 	report, err := m.Check(ctx)
-	return err == nil && report.Err() == nil
+	return err == nil && report.Err() == nil, err == nil && len(report.Leaks) > 0
 }
 
 // overrides tell thin_repair what is in the superblock, where that is lost.
@@ -263,9 +241,10 @@ func (r *repairer) overrides() []string {
 	}
 }
 
-// thinCheck runs thin_check, and tells whether it is content.
+// thinCheck runs thin_check, and tells whether it is content. Blocks that are in use for nothing lose no data: it counts them as an error,
+// but for its option.
 func thinCheck(ctx context.Context, device string) (sound bool, said string, err error) {
-	out, err := run.Do(ctx, run.Cmd{Program: "thin_check", Args: []string{device}})
+	out, err := run.Do(ctx, run.Cmd{Program: "thin_check", Args: []string{"--ignore-non-fatal-errors", device}})
 	if failed := (*run.Error)(nil); err != nil && (!errors.As(err, &failed) || failed.ExitCode < 0) {
 		return false, "", err
 	}

@@ -4,9 +4,12 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"slices"
+	"strings"
 
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
 )
@@ -19,6 +22,8 @@ type Loss struct {
 	Gone   bool   // nothing is left of it
 	Blocks uint64 // that it loses, as far as that can be told
 	Of     uint64 // that it had; 0: cannot be told
+	// Where says which of its blocks are lost or may be, as far as that is known: "blocks 252 to 503".
+	Where string
 }
 
 // String is "layer "base": 3 of 17 blocks".
@@ -29,7 +34,39 @@ func (l Loss) String() string {
 	case l.Gone:
 		return fmt.Sprintf("%s: all of it, %d blocks", l.Object, l.Of)
 	}
-	return fmt.Sprintf("%s: %d of %d blocks", l.Object, l.Blocks, l.Of)
+	said := fmt.Sprintf("%s: %d of %d blocks", l.Object, l.Blocks, l.Of)
+	if l.Of == 0 {
+		said = l.Object + ": some of it"
+	}
+	if l.Where != "" {
+		said += ", in " + l.Where
+	}
+	return said
+}
+
+// mostRanges is how many ranges are named of those that a node loses.
+const mostRanges = 3
+
+// rangesOf names ranges of blocks.
+func rangesOf(lost []thinmeta.Range) string {
+	var words []string
+	for _, r := range lost[:min(len(lost), mostRanges)] {
+		switch {
+		case r.First == r.Last:
+			words = append(words, fmt.Sprint(r.First))
+		case r.Last == math.MaxUint64:
+			words = append(words, fmt.Sprintf("%d to the end", r.First))
+		default:
+			words = append(words, fmt.Sprintf("%d to %d", r.First, r.Last))
+		}
+	}
+	if more := len(lost) - len(words); more > 0 {
+		words = append(words, fmt.Sprintf("%d more ranges", more))
+	}
+	if len(words) == 0 {
+		return ""
+	}
+	return "blocks " + strings.Join(words, ", ")
 }
 
 // compare says what would be lost: per thin device that the records or the old metadata name.
@@ -41,6 +78,10 @@ func (r *repairer) compare(ctx context.Context, repaired *thinmeta.Metadata) err
 	after, err := devicesOf(ctx, repaired)
 	if err != nil {
 		return err
+	}
+	if len(after) == 0 && len(f.nodes) > 0 {
+		return errs.WithHint(fmt.Errorf("the repaired metadata has none of %d nodes: %w", len(f.nodes), errs.ErrDamaged),
+			"put a copy of the metadata back that is as new as the records; "+r.metadataName()+" is as it was")
 	}
 	before, old := map[metadata.ThinID]thinmeta.Device{}, (*thinmeta.Metadata)(nil)
 	file, err := os.Open(r.input)
@@ -54,11 +95,11 @@ func (r *repairer) compare(ctx context.Context, repaired *thinmeta.Metadata) err
 		return err
 	}
 	for _, id := range slices.Sorted(maps.Keys(union(f.nodes, before))) {
-		loss, err := lossOf(ctx, id, old, repaired, before, after)
+		loss, err := r.lossOf(ctx, id, old, repaired, before, after)
 		if err != nil {
 			return err
 		}
-		if loss.Gone || loss.Blocks > 0 {
+		if loss.Gone || loss.Blocks > 0 || loss.Where != "" {
 			named := f.about(id, FoundNodeDamaged, "")
 			if loss.Object, loss.Node = named.Object, named.Node; id == labelID {
 				loss.Object = "the label of the pool"
@@ -91,6 +132,26 @@ func devicesOf(ctx context.Context, m *thinmeta.Metadata) (map[metadata.ThinID]t
 	f := facts{thins: map[metadata.ThinID]thinmeta.Device{}}
 	err := f.readThins(ctx, m)
 	return f.thins, err
+}
+
+// lossOf says what a thin device loses. A repair of our own moves nothing, and has counted: thousands of snapshots need not be
+// compared block by block.
+func (r *repairer) lossOf(ctx context.Context, id metadata.ThinID, old, repaired *thinmeta.Metadata, before, after map[metadata.ThinID]thinmeta.Device) (Loss, error) {
+	d, ours := r.devices[id]
+	if !ours || d.Gone {
+		return lossOf(ctx, id, old, repaired, before, after)
+	}
+	loss := Loss{ID: id, Of: before[id].MappedBlocks, Where: rangesOf(d.Lost)}
+	if loss.Of > d.Mapped && len(d.Lost) > 0 {
+		loss.Blocks = loss.Of - d.Mapped
+	}
+	if d.Remade && len(d.Lost) > 0 {
+		loss.Of = 0 // what the device had is lost as well
+	}
+	if loss.Blocks == 0 && loss.Of > 0 && loss.Of <= d.Mapped {
+		loss.Where = "" // it had nothing there
+	}
+	return loss, nil
 }
 
 // lossOf compares what a thin device had with what is left of it. What the old metadata says of itself without being

@@ -90,6 +90,11 @@ func (s blockStates) add(block uint64) bool {
 	return first
 }
 
+func (s blockStates) has(block uint64) bool {
+	p := s[block/blockPage]
+	return p != nil && p[block%blockPage/64].one>>(block%64)&1 != 0
+}
+
 func (s blockStates) shared(block uint64) bool {
 	p := s[block/blockPage]
 	return p != nil && p[block%blockPage/64].more>>(block%64)&1 != 0
@@ -123,6 +128,29 @@ func (t refTable) add(block uint64) {
 		*n, t.many[block] = refMany, refMany
 	default:
 		*n++
+	}
+}
+
+// get returns the references of a block.
+func (t refTable) get(block uint64) uint32 {
+	p := t.pages[block/refPage]
+	if p == nil {
+		return 0
+	}
+	if n := p[block%refPage]; n != refMany {
+		return uint32(n)
+	}
+	return t.many[block]
+}
+
+// each calls f for each block that has references, in order, while f returns true.
+func (t refTable) each(f func(block uint64, references uint32) bool) {
+	for _, number := range slices.Sorted(maps.Keys(t.pages)) {
+		for i, n := range t.pages[number] {
+			if block := number*refPage + uint64(i); n > 0 && !f(block, t.get(block)) {
+				return
+			}
+		}
 	}
 }
 

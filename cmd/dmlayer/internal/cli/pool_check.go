@@ -35,7 +35,7 @@ mended-on-open (by the next command that uses the pool), needs-repair or needs-p
 are exit code 7. It starts and changes nothing, and can run while the pool is in use: what somebody is at
 work on is not counted. Of a stopped pool it sees more, the space maps of its metadata.
 
-With --repair it mends what can be mended. Damaged metadata is repaired by thin_repair into a spare
+With --repair it mends what can be mended. Damaged metadata is repaired in a copy, in a spare
 file: the pool is stopped for that, if nothing is in use; what each node would lose is shown; and the old
 metadata is kept. Before any data is deleted or lost it asks; without a terminal to ask on, that is left as
 it is unless --yes is given.
