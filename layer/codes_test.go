@@ -90,13 +90,11 @@ var codes = []struct {
 	{code: pool.FoundClaimIdle, make: func(x tamperer) { x.claim("web") }, undo: func(x tamperer) { must(x.t, x.s.Detach(pooltest.Context(x.t), "web")) }},
 	{
 		code: pool.FoundPoolSuspended,
-		make: func(x tamperer) {
-			must(x.t, x.dm().Suspend(pooltest.Context(x.t), x.ref("pool"), devmapper.SuspendOptions{NoLockFS: true}))
-		},
-		undo: func(x tamperer) {
-			_, err := x.dm().Resume(x.ref("pool"), devmapper.ResumeOptions{})
-			must(x.t, err)
-		},
+		make: func(x tamperer) { x.suspend("pool") }, undo: func(x tamperer) { x.resume("pool") },
+	},
+	{
+		code: pool.FoundPoolSuspended, // whoever asks it for its metadata waits
+		make: func(x tamperer) { x.suspend("metadata") }, undo: func(x tamperer) { x.resume("metadata") },
 	},
 	{
 		code: pool.FoundAboveWindow,
@@ -174,6 +172,17 @@ var codes = []struct {
 			})
 		},
 	},
+}
+
+func (x tamperer) suspend(suffix string) {
+	x.t.Helper()
+	must(x.t, x.dm().Suspend(pooltest.Context(x.t), x.ref(suffix), devmapper.SuspendOptions{NoLockFS: true}))
+}
+
+func (x tamperer) resume(suffix string) {
+	x.t.Helper()
+	_, err := x.dm().Resume(x.ref(suffix), devmapper.ResumeOptions{})
+	must(x.t, err)
 }
 
 // claim says that a node is attached.

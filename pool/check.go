@@ -83,7 +83,7 @@ func (c *checker) run(ctx context.Context) error {
 	if err := c.checkPool(ctx); err != nil {
 		return err
 	}
-	if c.report.Has(FoundElsewhere, FoundBackingMissing) {
+	if c.report.Has(FoundElsewhere, FoundBackingMissing, FoundPoolSuspended) {
 		c.report.Unchecked = append(c.report.Unchecked, "what is in the pool")
 		return nil
 	}
@@ -127,8 +127,8 @@ func (c *checker) checkPool(ctx context.Context) error {
 		return err
 	}
 	c.checkState()
-	if err := c.checkSuspended(); err != nil {
-		return err
+	if err := c.checkSuspended(); err != nil || c.report.Has(FoundPoolSuspended) {
+		return err // whoever asks such a pool waits with the others
 	}
 	return c.checkPairing(ctx)
 }
@@ -277,6 +277,9 @@ func (c *checker) compareAgain(ctx context.Context, suspects []metadata.ThinID, 
 	}
 	if err := c.readMetadata(ctx, f, nil); err != nil {
 		return err
+	}
+	if again := "which nodes the pool has, once more: its metadata could not be read"; !f.thinsKnown && len(c.report.Unchecked) == 0 {
+		c.report.Unchecked = append(c.report.Unchecked, again)
 	}
 	var list []Finding
 	for _, g := range f.lost() {

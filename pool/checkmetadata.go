@@ -96,17 +96,21 @@ const mostDamage = 20
 
 func (c *checker) addReport(r *thinmeta.Report) {
 	object := c.metadataName
-	tell := func(code string, errs []error) {
-		for i, err := range errs {
-			if i == mostDamage {
-				c.report.Add(NewFinding(code, object, "and %d more", len(errs)-mostDamage))
-				return
-			}
+	tell := func(code string, errs []error, omitted int) {
+		told := min(len(errs), mostDamage)
+		for _, err := range errs[:told] {
 			c.report.Add(NewFinding(code, object, "%v", err))
 		}
+		if more := len(errs) - told + omitted; more > 0 {
+			c.report.Add(NewFinding(code, object, "and %d more", more))
+		}
 	}
-	tell(FoundMetadataDamaged, r.Damage)
-	tell(FoundMetadataStale, r.Stale)
+	omitted := r.Omitted
+	if len(r.Damage) == 0 {
+		omitted = 0 // of what loses nothing
+	}
+	tell(FoundMetadataDamaged, r.Damage, omitted)
+	tell(FoundMetadataStale, r.Stale, 0)
 	leaked := map[thinmeta.Space]bool{}
 	for _, l := range r.Leaks {
 		if !leaked[l.Space] {

@@ -30,10 +30,11 @@ func TestImportRefuses(t *testing.T) {
 		fn(filepath.Join(dir, file))
 		return dir
 	}
-	flipped := func(path string) {
+	unfinished := func(path string) {
+		const transaction = 48 // in the superblock, u64
 		b, err := os.ReadFile(path)
 		must(t, err)
-		must(t, os.WriteFile(path, withSuperblock(b, func(sb []byte) { sb[4] |= 1 }), 0o600))
+		must(t, os.WriteFile(path, withSuperblock(b, func(sb []byte) { clear(sb[transaction : transaction+8]) }), 0o600))
 	}
 	for _, c := range []struct {
 		what string
@@ -55,7 +56,7 @@ func TestImportRefuses(t *testing.T) {
 		{"data that was cut off", other, pool.ImportOptions{Dir: change("data", func(p string) { must(t, os.Truncate(p, 1<<20)) })}, errs.ErrDamaged},
 		{"metadata that was cut off", other, pool.ImportOptions{Dir: change("metadata", func(p string) { must(t, os.Truncate(p, 1<<20)) })}, errs.ErrDamaged},
 		{"blank metadata", other, pool.ImportOptions{Dir: change("metadata", func(p string) { must(t, os.Truncate(p, 0)); must(t, os.Truncate(p, 4<<20)) })}, errs.ErrDamaged},
-		{"metadata that needs a check", other, pool.ImportOptions{Dir: change("metadata", flipped)}, errs.ErrDamaged},
+		{"a pool that was never finished", other, pool.ImportOptions{Dir: change("metadata", unfinished)}, errs.ErrDamaged},
 		{"no label", other, pool.ImportOptions{Dir: change("data", func(p string) { must(t, os.Truncate(p, 0)); must(t, os.Truncate(p, 256<<20)) })}, errs.ErrDamaged},
 	} {
 		t.Run(c.what, func(t *testing.T) {
