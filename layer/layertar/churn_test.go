@@ -91,7 +91,7 @@ func TestWriteDiffMeddled(t *testing.T) {
 	testenv.Need(t, testenv.Root)
 	for name, do := range meddling() {
 		t.Run(name, func(t *testing.T) {
-			step := func(n int) int { return 1 + n/2 }
+			step := func(n int) int { return n }
 			if os.Getenv("DMLAYER_TEST_LONG") != "" {
 				step = func(int) int { return 1 }
 			}
