@@ -251,13 +251,14 @@ func thinCheck(ctx context.Context, device string) (sound bool, said string, err
 	return err == nil, strings.TrimSpace(string(bytes.Join([][]byte{out.Stdout, out.Stderr}, []byte("\n")))), nil
 }
 
+// copyMetadata copies metadata over what is in a spare. Most of either is empty, and what is there already is not written.
 func copyMetadata(from, to string) (err error) {
 	src, err := os.Open(from)
 	if err != nil {
 		return err
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(to, os.O_WRONLY, 0)
+	dst, err := os.OpenFile(to, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
@@ -266,8 +267,19 @@ func copyMetadata(from, to string) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := io.Copy(dst, io.NewSectionReader(src, 0, int64(size))); err != nil {
-		return err
+	const chunk = 64 << 10
+	want, have := make([]byte, chunk), make([]byte, chunk)
+	for at := int64(0); at < int64(size); at += chunk {
+		n, err := src.ReadAt(want[:min(chunk, int64(size)-at)], at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if m, err := dst.ReadAt(have[:n], at); err == nil && m == n && bytes.Equal(want[:n], have[:n]) {
+			continue
+		}
+		if _, err := dst.WriteAt(want[:n], at); err != nil {
+			return err
+		}
 	}
 	return dst.Sync()
 }
