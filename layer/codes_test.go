@@ -55,7 +55,7 @@ func TestCheckReadOnlyMounts(t *testing.T) {
 	wantCodes(t, e)
 	unmount(t, s, "web")
 
-	m = mount(t, s, "web")
+	mount(t, s, "web")
 	info, err := s.Inspect(ctx, "web")
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(info.Device), "trigger_fs_error"), []byte("test"), 0))

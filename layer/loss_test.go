@@ -43,19 +43,25 @@ func cutPool(t *testing.T) *pooltest.Env {
 	return e
 }
 
+// dieAt has the next operation fail at a point, with the error that it returns.
+func dieAt(point string) error {
+	died := errors.New("died")
+	fault.Set(func(name string) error {
+		pooltest.Reached(name)
+		if name == point {
+			return died
+		}
+		return nil
+	})
+	return died
+}
+
 // A repair that loses a part of a layer marks it and its children, also when it dies before the repaired metadata is in its place: nothing is
 // made of them, and nothing takes them for whole.
 func TestRepairMarksLoss(t *testing.T) {
 	e := cutPool(t)
 	ctx := pooltest.Context(t)
-	died := errors.New("died")
-	fault.Set(func(name string) error {
-		pooltest.Reached(name)
-		if name == "pool.repair.marked" {
-			return died
-		}
-		return nil
-	})
+	died := dieAt("pool.repair.marked")
 	_, err := pool.RepairMetadata(ctx, e.Dirs, e.Name, pool.RepairOptions{})
 	fault.Set(nil)
 	if !errors.Is(err, died) {
@@ -160,7 +166,13 @@ func TestLossTakenAsIs(t *testing.T) {
 		makeSnapshot(t, s, name, "base")
 		must(t, e.MarkLost(ctx, name))
 	}
+	died := dieAt("layer.trust.loss-taken")
 	_, err := s.Mount(ctx, "taken", "", layer.MountOptions{Trust: true})
+	fault.Set(nil)
+	if !errors.Is(err, died) {
+		t.Errorf("it was not interrupted: %v", err)
+	}
+	_, err = s.Mount(ctx, "taken", "", layer.MountOptions{Trust: true})
 	must(t, err)
 	unmount(t, s, "taken")
 	must(t, s.Reset(ctx, "reset", ""))
@@ -243,9 +255,14 @@ func TestTemplateMissing(t *testing.T) {
 	if !slices.Equal(found(r), []string{"node-missing"}) || r.Findings[0].Class != pool.NeedsRepair {
 		t.Errorf("found %+v", r.Findings)
 	}
-	_, err = pool.Check(ctx, e.Dirs, e.Name, pool.CheckOptions{Mend: func(pool.Finding) bool { return true }})
+	_ = dieAt("pool.mend.set-aside")
+	r, err = pool.Check(ctx, e.Dirs, e.Name, pool.CheckOptions{Mend: func(pool.Finding) bool { return true }})
+	fault.Set(nil)
 	must(t, err)
-	wantFound(t, e)
+	if !r.Has(pool.FoundNodeMissing) {
+		t.Error("it was not interrupted")
+	}
+	wantFound(t, e) // the record is made, or it would be found again
 	makeSnapshot(t, s, "new", "")
 	mount(t, s, "new")
 	unmount(t, s, "new")
