@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -217,6 +218,56 @@ func TestRepairWithoutSuperblock(t *testing.T) {
 	wantFound(t, e)
 	s := e.Open(t)
 	wantFiles(t, s, "small", baseFiles)
+}
+
+// In a pool that was stopped, a lost superblock loses nothing, whatever the pool has been through and whatever else of the metadata is hit: a copy of it is kept until
+// the pool is started.
+func TestRepairSuperblockKept(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{DataSize: 512 << 20, BaseSize: 64 << 20})
+	ctx := pooltest.Context(t)
+	s := e.Open(t)
+	makeLayer(t, s, "base", "", baseFiles)
+	kept := e.Metadata() + ".superblock"
+	for i := range 12 {
+		name := fmt.Sprintf("s%d", i)
+		makeSnapshot(t, s, name, "base")
+		scatter(t, s, name, 20+i*5)
+		if i%3 == 0 {
+			must(t, s.Remove(ctx, name))
+		}
+		if i == 6 { // the copy of this stop is of no use later
+			must(t, pool.Stop(ctx, e.Dirs, e.Name))
+			if _, err := os.Stat(kept); err != nil {
+				t.Error(err)
+			}
+			must(t, pool.Start(ctx, e.Dirs, e.Name))
+			if _, err := os.Stat(kept); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("a pool that runs has a copy of an old superblock: %v", err)
+			}
+		}
+	}
+	m := stoppedMetadata(t, e)
+	m.garble(0)
+	m.save()
+	wantFound(t, e, "metadata-unreadable")
+	if r := repair(t, e); len(r.Losses) > 0 || len(r.Appeared) > 0 || r.Label {
+		t.Errorf("report %+v", r)
+	}
+	wantFound(t, e)
+	wantFiles(t, s, "base", baseFiles)
+	makeSnapshot(t, s, "new", "base")
+
+	// With another block hit, only what that says is lost.
+	m = stoppedMetadata(t, e)
+	root := m.root(node(t, e, "s10").ID)
+	m.garble(0)
+	m.garble(root)
+	m.save()
+	r := repair(t, e)
+	if len(r.Losses) != 1 || r.Losses[0].Node != "s10" {
+		t.Errorf("report %+v", r)
+	}
+	must(t, s.Remove(ctx, "s10"))
 }
 
 // A repair that loses the label makes it again from the records, and says so before.

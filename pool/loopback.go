@@ -248,7 +248,7 @@ func (l loopback) remove(ctx context.Context) error {
 	if err := pointFilesRemoved.Hit(); err != nil {
 		return err
 	}
-	if err := removeFiles(append(l.files.damagedCopies(), l.files.salvaged(), l.files.spare(), l.files.metadata())...); err != nil {
+	if err := removeFiles(append(l.files.besideMetadata(), l.files.metadata())...); err != nil {
 		return fmt.Errorf("remove pool %q: %w", l.record.Name, err)
 	}
 	return nil

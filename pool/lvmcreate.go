@@ -196,7 +196,7 @@ func (v volumes) remove(ctx context.Context) error {
 			return err
 		}
 	}
-	return removeFiles(append(v.p.files.damagedCopies(), v.p.files.salvaged(), v.p.files.repaired(), v.p.files.spare())...)
+	return removeFiles(append(v.p.files.besideMetadata(), v.p.files.repaired())...)
 }
 
 // present looks whether the volume group is there, and all of it, before a destroy begins, which must come to its end.

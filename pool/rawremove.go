@@ -45,7 +45,7 @@ func (d *rawDevices) remove(ctx context.Context) error {
 			return fmt.Errorf("give back the %s device: %w", role, err)
 		}
 	}
-	return removeFiles(append(d.files.damagedCopies(), d.files.salvaged(), d.files.spare(), d.files.repaired(), d.files.savedDisks()+".new", d.files.savedDisks())...)
+	return removeFiles(append(d.files.besideMetadata(), d.files.repaired(), d.files.savedDisks()+".new", d.files.savedDisks())...)
 }
 
 // present looks whether the disks are there that a destroy is going to clear: one that has begun must come to its end.

@@ -174,7 +174,7 @@ func (f files) swapRenewal(ctx context.Context, b backing, places renewal) error
 	if err := fsutil.SyncDir(f.dir()); err != nil {
 		return err
 	}
-	if err := b.install(ctx, places.metadata); err != nil {
+	if err := f.install(ctx, b, places.metadata); err != nil {
 		return err
 	}
 	return pointRenewSwapped.Hit()

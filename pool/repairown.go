@@ -32,7 +32,14 @@ func (r *repairer) write(ctx context.Context, old, spare string) error {
 		return rewrite(spare, thinmeta.ClearNeedsCheck)
 	}
 	r.o.Progress("repair of a copy in the spare")
-	err = rewrite(spare, func(f thinmeta.Storage) error { return r.mend(ctx, f) })
+	err = rewrite(spare, func(f thinmeta.Storage) error {
+		if superblockLost(f) {
+			if _, err := r.p.restoreSuperblock(f); err != nil {
+				return err
+			}
+		}
+		return r.mend(ctx, f)
+	})
 	switch {
 	case errors.Is(err, thinmeta.ErrNoRoom):
 		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNoSpace), "make the metadata larger: dmlayer pool extend --metadata; "+r.metadataName()+" is as it was")

@@ -136,7 +136,7 @@ func (r *repairer) swapFile(ctx context.Context, old string) error {
 	if err := pointRepairKept.Hit(); err != nil {
 		return errors.Join(err, removeFiles(old))
 	}
-	if err := r.backing.install(ctx, f.spare()); err != nil {
+	if err := f.install(ctx, r.backing, f.spare()); err != nil {
 		return errors.Join(err, f.dropUnswapped(st))
 	}
 	return pointRepairSwapped.Hit()
@@ -165,7 +165,7 @@ func (f files) finishRepair(ctx context.Context, b backing) error {
 	if !exists(path) {
 		return nil
 	}
-	if err := b.install(ctx, path); err != nil {
+	if err := f.install(ctx, b, path); err != nil {
 		return fmt.Errorf("finish the repair: %w", err)
 	}
 	return fsutil.SyncDir(f.dir())

@@ -187,6 +187,9 @@ func (s *Session) activateFor(ctx context.Context, b backing, record metadata.Po
 		readOnly = readOnly || sb.NeedsCheck
 		held = heldWithin(held, a.metadataSize, sb) // a growth that died may have recorded that more is held
 	}
+	if err := p.unkeepSuperblock(); err != nil {
+		return err
+	}
 	meta, data, err := p.activateLinear(a, held)
 	if err != nil {
 		return err
@@ -295,7 +298,8 @@ func (s *Session) deactivateAll(ctx context.Context) error {
 	p := s.p
 	// A copy of the folder has the same UUIDs, and nothing running.
 	info, err := p.dm.Info(devmapper.ByUUID(deviceUUID(p.record.UUID, suffixPool)))
-	if err == nil && info.Active {
+	ran := err == nil && info.Active
+	if ran {
 		err = p.ours(info.Dev)
 	}
 	if err != nil && !errors.Is(err, devmapper.ErrNotFound) {
@@ -323,6 +327,11 @@ func (s *Session) deactivateAll(ctx context.Context) error {
 	}
 	if err := pointStopPool.Hit(); err != nil {
 		return err
+	}
+	if ran {
+		if err := s.keepSuperblock(); err != nil {
+			return err
+		}
 	}
 	return p.removeLinear()
 }
