@@ -141,7 +141,7 @@ func (r *repairer) lossOf(ctx context.Context, id metadata.ThinID, old, repaired
 	if !ours || d.Gone {
 		return lossOf(ctx, id, old, repaired, before, after)
 	}
-	loss := Loss{ID: id, Of: before[id].MappedBlocks, Where: rangesOf(d.Lost)}
+	loss := Loss{ID: id, Of: d.Had, Where: rangesOf(d.Lost)}
 	if loss.Of > d.Mapped && len(d.Lost) > 0 {
 		loss.Blocks = loss.Of - d.Mapped
 	}

@@ -46,7 +46,11 @@ func markLoss(tx *metadata.Tx, l Loss, when time.Time) error {
 	if err != nil {
 		return err
 	}
-	n.Lost = &metadata.Loss{Blocks: l.Blocks, Of: l.Of, Since: when}
+	lost := metadata.Loss{Blocks: l.Blocks, Of: l.Of, Since: when}
+	if before := n.Lost; before != nil { // by an earlier repair, after which it had so much less
+		lost = metadata.Loss{Blocks: before.Blocks + l.Blocks, Of: max(before.Of, l.Of), Since: before.Since}
+	}
+	n.Lost = &lost
 	if n.Kind == metadata.KindTemplate {
 		n.Name = asideName(n.ID)
 	}

@@ -126,5 +126,11 @@ func (r *repairer) thinRepair(ctx context.Context, old, spare string) error {
 	if err != nil {
 		return err
 	}
-	return rewrite(spare, thinmeta.ClearNeedsCheck)
+	return rewrite(spare, func(f thinmeta.Storage) error { // it does not know the pool's time where the superblock is lost
+		_, err := thinmeta.Repair(ctx, f, thinmeta.RepairOptions{})
+		if noDevices(err) { // nor has it found any
+			err = thinmeta.ClearNeedsCheck(f)
+		}
+		return err
+	})
 }

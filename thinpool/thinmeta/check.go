@@ -22,7 +22,7 @@ func (m *Metadata) Check(ctx context.Context) (*Report, error) {
 	for i := range c.refs {
 		c.refs[i] = newRefTable()
 	}
-	for _, step := range []func() error{c.superblock, c.heldRoot, c.trees, c.spaceMaps, c.counts} {
+	for _, step := range []func() error{c.superblock, c.heldRoot, c.trees, c.clock, c.spaceMaps, c.counts} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -42,6 +42,7 @@ type checker struct {
 	devices     []deviceRoot    // to be walked
 	incomplete  bool            // there are references that could not be read
 	told        map[uint64]bool // blocks with damage
+	time        uint32          // the latest of any mapping or device
 }
 
 // deviceRoot is an entry of the device tree.
@@ -143,6 +144,7 @@ func (c *checker) deviceList(m *Metadata) error {
 			continue
 		}
 		info := c.nodes.get(d.Root)
+		c.time = max(c.time, d.CreationTime, d.SnapshotTime)
 		c.report.Devices++
 		c.report.Mappings += info.entries
 		if !c.incomplete && info.entries != d.MappedBlocks {
@@ -150,6 +152,15 @@ func (c *checker) deviceList(m *Metadata) error {
 			c.report.stale(at.at(d.ID).damage(m.super.DetailsRoot,
 				fmt.Errorf("device %d has %d mappings, not %d: %w", d.ID, info.entries, d.MappedBlocks, ErrMismatch)))
 		}
+	}
+	return nil
+}
+
+// clock compares the pool's time, which counts snapshots, with the times at which blocks were mapped and devices made. With one that is behind, the kernel
+// takes blocks of the next snapshots for their origin's alone, and writes into them.
+func (c *checker) clock() error {
+	if now := c.m.super.Time; c.time > now {
+		c.damage(c.atSuperblock(fmt.Errorf("time %d, and something is of time %d: %w", now, c.time, ErrMismatch)))
 	}
 	return nil
 }

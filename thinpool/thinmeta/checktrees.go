@@ -94,7 +94,9 @@ func (c *checker) deviceLeaf(n node) {
 
 func (c *checker) mappingLeaf(n node, at place) {
 	for i := range n.n {
-		data := mappingAt(n, i).Data
+		mapping := mappingAt(n, i)
+		data := mapping.Data
+		c.time = max(c.time, mapping.Time)
 		if c.counting() && data >= c.m.super.DataSpace.Blocks {
 			c.damage(at.at(n.key(i)).damage(n.block,
 				fmt.Errorf("data block %d of %d: %w", data, c.m.super.DataSpace.Blocks, ErrRange)))

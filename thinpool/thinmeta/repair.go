@@ -36,6 +36,7 @@ type Repaired struct {
 type RepairedDevice struct {
 	ID     uint64
 	Mapped uint64 // blocks that it has now
+	Had    uint64 // blocks that it had, as its details say; 0 where those are lost
 	// Gone says that nothing is left of it, not even its name.
 	Gone bool
 	// Remade says that what the pool knew of it besides its mappings was lost.
@@ -68,7 +69,7 @@ func Repair(ctx context.Context, f Storage, o RepairOptions) (Repaired, error) {
 	if err != nil {
 		return Repaired{}, err
 	}
-	r := mender{ctx: ctx, m: m, f: f, o: o, nodes: map[uint64]*mended{}, spans: map[uint64][]Range{}, fixed: map[uint64]bool{}}
+	r := mender{ctx: ctx, m: m, f: f, o: o, nodes: map[uint64]*mended{}, spans: map[uint64][]Range{}, fixed: map[uint64]bool{}, joined: map[[3]uint64][]kid{}}
 	err = r.measure()
 	if err == nil {
 		err = r.run()
@@ -90,15 +91,18 @@ type mender struct {
 	blocks    uint64 // of metadata
 	dataLimit uint64 // mappings lead below it
 	data      uint64 // blocks
-	time      uint32 // the highest that was seen
+	time      uint32 // the pool's: the superblock is committed last, so that nothing is of a later one
+	late      bool   // something was of a later one
+	reshared  bool   // some mappings have been made to count as shared
 
 	details map[uint64]Device
 	roots   []deviceRoot
 	fixed   map[uint64]bool // blocks of the trees that are made anew
 	nodes   map[uint64]*mended
 	spans   map[uint64][]Range // what is lost below nodes
-	used    blockStates        // blocks that the old trees refer to; nil until somebody wants to know
-	next    uint64             // block that may be free
+	used    blockStates        // blocks that the old trees refer to
+	joined  map[[3]uint64][]kid
+	next    uint64 // block that may be free
 	lost    errorList
 	report  []RepairedDevice
 }
@@ -143,8 +147,9 @@ func (r *mender) readDevices() error {
 		for i := range n.n {
 			d := Device{ID: n.key(i)}
 			d.setDetails(item{leaf: n, i: i})
+			r.late = r.late || max(d.CreationTime, d.SnapshotTime) > r.time
+			d.CreationTime, d.SnapshotTime = min(d.CreationTime, r.time), min(d.SnapshotTime, r.time)
 			r.details[d.ID] = d
-			r.time = max(r.time, d.CreationTime, d.SnapshotTime)
 		}
 	}}
 	roots := listReader{r: r, leaf: func(n node) {
@@ -207,6 +212,9 @@ func (r *mender) inRange(block uint64) error {
 
 // mendDevices mends the mappings of all devices, and keeps those of which there are any.
 func (r *mender) mendDevices() error {
+	if err := r.findUsed(); err != nil {
+		return err
+	}
 	kept := r.roots[:0]
 	named := maps.Clone(r.details)
 	for _, d := range r.roots {
@@ -223,7 +231,8 @@ func (r *mender) mendDevices() error {
 			d.root = root
 			kept = append(kept, d)
 		}
-		_, known := r.details[d.id]
+		was, known := r.details[d.id]
+		device.Had = was.MappedBlocks
 		device.Remade = !known && !device.Gone
 		r.report = append(r.report, device)
 	}

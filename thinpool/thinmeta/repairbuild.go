@@ -21,6 +21,9 @@ func (b *builder) run() error {
 	if err := b.count(); err != nil {
 		return err
 	}
+	if err := b.share(); err != nil {
+		return err
+	}
 	devices, err := b.devices()
 	if err != nil {
 		return err
@@ -108,6 +111,9 @@ func (b *builder) detailsTree() (uint64, error) {
 			d, known := b.details[root.id]
 			if !known {
 				d = Device{TransactionID: b.o.Made[root.id], CreationTime: b.time, SnapshotTime: b.time}
+			}
+			if b.reshared {
+				d.SnapshotTime = max(d.SnapshotTime, 1)
 			}
 			v := le.AppendUint64(nil, b.mapped[root.id])
 			v = le.AppendUint64(v, d.TransactionID)
@@ -221,6 +227,9 @@ func (b *builder) superblock(devices, details uint64, data, metadata SpaceMapRoo
 	}
 	le := binary.LittleEndian
 	le.PutUint32(s[4:], le.Uint32(s[4:])&^flagNeedsCheck)
+	if b.reshared {
+		b.time = max(b.time, 1)
+	}
 	le.PutUint32(s[44:], b.time)
 	le.PutUint64(s[56:], 0) // no metadata snapshot
 	putSpaceMapRoot(s[64:], data)

@@ -85,7 +85,8 @@ func (b *builder) bitmap(space Space, block, i, total uint64) (entry []byte, use
 	}
 	le := binary.LittleEndian
 	entry = le.AppendUint64(nil, block)
-	entry = le.AppendUint32(entry, uint32(entries-used))
+	// As the kernel has it: for all that the bitmap has room for. A growth only adds to the last bitmap's blocks, and one with none free is passed over.
+	entry = le.AppendUint32(entry, uint32(bitmapEntries-used))
 	entry = le.AppendUint32(entry, uint32(firstFree))
 	return entry, used, b.write(block, bytes, salts[kindBitmap])
 }

@@ -17,6 +17,7 @@ type mended struct {
 	level       int    // 0 for a leaf
 	n           int    // entries
 	first, last uint64 // keys below it, unless it is empty
+	mappings    int    // below it
 }
 
 // kid is a child of an internal node.
@@ -103,6 +104,7 @@ func (r *mender) again(block uint64, m *mended, at place) *mended {
 
 func (r *mender) mendLeaf(n node, at place) (*mended, error) {
 	kept := make([]pair, 0, n.n)
+	late := false
 	for i := range n.n {
 		mapping := mappingAt(n, i)
 		if mapping.Data >= r.dataLimit {
@@ -110,13 +112,18 @@ func (r *mender) mendLeaf(n node, at place) (*mended, error) {
 			r.lose(n.block, Range{n.key(i), n.key(i)})
 			continue
 		}
-		r.data, r.time = max(r.data, mapping.Data+1), max(r.time, mapping.Time)
-		kept = append(kept, pair{n.key(i), n.uint64(i)})
+		r.data = max(r.data, mapping.Data+1)
+		value := n.uint64(i)
+		if mapping.Time > r.time { // when, is not known: it counts as shared
+			value &^= timeMask
+			late, r.late, r.reshared = true, true, true
+		}
+		kept = append(kept, pair{n.key(i), value})
 	}
 	if len(kept) == 0 && len(at.above) > 0 {
 		return &mended{lost: true}, nil
 	}
-	if len(kept) < n.n {
+	if len(kept) < n.n || late {
 		if err := r.writeNode(n.block, 0, kept); err != nil {
 			return nil, err
 		}
@@ -125,7 +132,7 @@ func (r *mender) mendLeaf(n node, at place) (*mended, error) {
 }
 
 func leafOf(entries []pair) *mended {
-	m := &mended{n: len(entries)}
+	m := &mended{n: len(entries), mappings: len(entries)}
 	if m.n > 0 {
 		m.first, m.last = entries[0].key, entries[m.n-1].key
 	}
@@ -134,15 +141,18 @@ func leafOf(entries []pair) *mended {
 
 func (r *mender) mendInternal(n node, at place) (*mended, error) {
 	below := at.below(n.block)
-	kids := make([]kid, 0, n.n)
+	children := make([]*mended, n.n)
 	for i := range n.n {
-		place := below.child(n, i)
-		child := n.uint64(i)
-		m, err := r.mend(child, place)
-		if err != nil {
+		var err error
+		if children[i], err = r.mend(n.uint64(i), below.child(n, i)); err != nil {
 			return nil, err
 		}
-		if m != nil && len(kids) > 0 && m.level != kids[0].level {
+	}
+	level := usualLevel(children)
+	kids := make([]kid, 0, n.n)
+	for i, m := range children {
+		place, child := below.child(n, i), n.uint64(i)
+		if m != nil && m.level != level {
 			r.lost.add(place.damage(child, fmt.Errorf("another level than its neighbours: %w", ErrStructure)))
 			m = nil
 		}
@@ -170,9 +180,28 @@ func (r *mender) mendInternal(n node, at place) (*mended, error) {
 	return internalOf(kids), nil
 }
 
+// usualLevel is the level of the children with most of the mappings: a tree is of the same height everywhere.
+func usualLevel(children []*mended) (usual int) {
+	mappings := map[int]int{}
+	for _, m := range children {
+		if m == nil {
+			continue
+		}
+		mappings[m.level] += m.mappings
+		if mappings[m.level] > mappings[usual] {
+			usual = m.level
+		}
+	}
+	return usual
+}
+
 func internalOf(kids []kid) *mended {
 	last := kids[len(kids)-1]
-	return &mended{level: last.level + 1, n: len(kids), first: kids[0].key, last: last.last}
+	m := &mended{level: last.level + 1, n: len(kids), first: kids[0].key, last: last.last}
+	for _, k := range kids {
+		m.mappings += k.mappings
+	}
+	return m
 }
 
 func pairsOf(kids []kid) []pair {
@@ -212,8 +241,20 @@ func (r *mender) balance(kids []kid) (_ []kid, moved bool, _ error) {
 	return kids, moved, nil
 }
 
-// join makes one or two nodes of two.
+// join makes one or two nodes of two, once for all parents of both.
 func (r *mender) join(a, b kid) ([]kid, error) {
+	pair := [3]uint64{a.block, b.block, a.key}
+	if fresh, ok := r.joined[pair]; ok {
+		return fresh, nil
+	}
+	fresh, err := r.joinOnce(a, b)
+	if err == nil {
+		r.joined[pair] = fresh
+	}
+	return fresh, err
+}
+
+func (r *mender) joinOnce(a, b kid) ([]kid, error) {
 	var all []pair
 	for _, k := range []kid{a, b} {
 		n, err := r.reread(k.block)
@@ -281,19 +322,22 @@ func (r *mender) writeNode(block uint64, level int, entries []pair) error {
 	return r.write(block, b.b, salts[kindNode])
 }
 
-// take is a block to which the old trees do not refer.
-func (r *mender) take() (uint64, error) {
-	if r.used == nil {
-		r.used = blockStates{}
-		w := walker{m: r.m, ctx: r.ctx, v: &usedBlocks{r.used}}
-		for _, d := range r.roots {
-			if _, err := w.walk(d.root, mappingTree, d.id); err != nil {
-				return 0, err
-			}
+// findUsed notes which blocks the old trees refer to, before anything is changed in them.
+func (r *mender) findUsed() error {
+	r.used = blockStates{}
+	w := walker{m: r.m, ctx: r.ctx, v: &usedBlocks{r.used}}
+	for _, d := range r.roots {
+		if _, err := w.walk(d.root, mappingTree, d.id); err != nil {
+			return err
 		}
 	}
+	return nil
+}
+
+// take is a block to which the old trees do not refer.
+func (r *mender) take() (uint64, error) {
 	for r.next++; r.next < r.blocks; r.next++ {
-		if !r.used.has(r.next) {
+		if !r.used.has(r.next) && !r.fixed[r.next] {
 			return r.next, nil
 		}
 	}
@@ -307,6 +351,12 @@ func (u *usedBlocks) reference(block uint64, at place) (bool, uint64) {
 	return slices.Contains(at.above, block) || u.states.add(block), 0
 }
 
+// lost has a node looked into again that is whole and only does not belong where it was met.
+func (u *usedBlocks) lost(d *Damage) {
+	if d.misplaced && !errors.Is(d.Cause, ErrLoop) {
+		u.states.remove(d.Block)
+	}
+}
+
 func (u *usedBlocks) node(node, place)    {}
-func (u *usedBlocks) lost(*Damage)        {}
 func (u *usedBlocks) done(uint64, uint64) {}

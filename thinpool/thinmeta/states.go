@@ -95,6 +95,14 @@ func (s blockStates) has(block uint64) bool {
 	return p != nil && p[block%blockPage/64].one>>(block%64)&1 != 0
 }
 
+func (s blockStates) remove(block uint64) {
+	if p := s[block/blockPage]; p != nil {
+		b, bit := &p[block%blockPage/64], uint64(1)<<(block%64)
+		b.one &^= bit
+		b.more &^= bit
+	}
+}
+
 func (s blockStates) shared(block uint64) bool {
 	p := s[block/blockPage]
 	return p != nil && p[block%blockPage/64].more>>(block%64)&1 != 0
