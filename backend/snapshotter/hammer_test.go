@@ -73,7 +73,10 @@ func anyRequest(ctx context.Context, r *rand.Rand, s snapshots.Snapshotter) (nam
 		{"mounts", func() error { _, err := s.Mounts(ctx, key); return err }},
 		{"usage", func() error { _, err := s.Usage(ctx, key); return err }},
 		{"stat", func() error { _, err := s.Stat(ctx, layer); return err }},
-		{"update", func() error { _, err := s.Update(ctx, snapshots.Info{Name: key, Labels: map[string]string{"u": other}}); return err }},
+		{"update", func() error {
+			_, err := s.Update(ctx, snapshots.Info{Name: key, Labels: map[string]string{"u": other}})
+			return err
+		}},
 		{"list", func() error { return s.Walk(ctx, func(context.Context, snapshots.Info) error { return nil }) }},
 		{"clean up", func() error { return s.(snapshots.Cleaner).Cleanup(ctx) }},
 	}
