@@ -13,21 +13,7 @@ export TMPDIR=$work/tmp
 
 # dockerd wants to write a key there.
 mount -t overlay -o "lowerdir=/etc,upperdir=$work/etc,workdir=$work/etc.work" etc /etc
-# A cgroup hierarchy per controller, as dockerd 20.10 and runc know them; or one, where a script that sources this has said so.
-if [ "${cgroups-}" = unified ]; then
-	mount -t cgroup2 cgroup2 /sys/fs/cgroup
-	# A script before this one may have had a hierarchy per controller: the kernel gives them up a little after its end.
-	for _ in {1..200}; do
-		! grep -qw cpu /sys/fs/cgroup/cgroup.controllers || break
-		dmlayer version >/dev/null # takes long enough for a pause
-	done
-else
-	mount -t tmpfs cgroup /sys/fs/cgroup
-	for controller in $(awk '!/^#/ && $4 == 1 {print $1}' /proc/cgroups); do
-		mkdir "/sys/fs/cgroup/$controller"
-		mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
-	done
-fi
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs run /run
 mkdir -p /run/docker/plugins
 
@@ -36,11 +22,9 @@ fail() {
 	exit 1
 }
 
-# finish shows what the daemons said last, when something went wrong. dockerd leaves a cgroup of its own, empty, which would keep its hierarchy, and the
-# controller in it, for ever.
+# finish shows what the daemons said last, when something went wrong.
 finish() {
 	local code=$?
-	[ "${cgroups-}" = unified ] || find /sys/fs/cgroup -mindepth 2 -depth -type d -exec rmdir {} + 2>/dev/null || :
 	[ "$code" = 0 ] || tail -n 25 "$work"/*.log >&2
 	exit "$code"
 }

@@ -4,7 +4,6 @@
 #   flows.sh DIR IMAGE.docker.tar REF [FLOW...]      the functions below by name, without one all of them
 #
 # See ../docker/host.sh for how it is started. dockerd 29, its client and containerd 2.x are in PATH.
-cgroups=unified
 . "$(dirname "$0")/../docker/host.sh"
 archive=$2 image=$3
 mkdir -p "$DOCKER_CONFIG/cli-plugins"

@@ -15,12 +15,7 @@ export DOCKER_HOST=unix:///run/docker.sock DOCKER_BUILDKIT=0
 mkdir "$work/etc" "$work/etc.work"
 mount -t overlay -o "lowerdir=/etc,upperdir=$work/etc,workdir=$work/etc.work" etc /etc
 
-# A cgroup hierarchy per controller, as dockerd 20.10 and runc know them.
-mount -t tmpfs cgroup /sys/fs/cgroup
-for controller in $(awk '!/^#/ && $4 == 1 {print $1}' /proc/cgroups); do
-	mkdir "/sys/fs/cgroup/$controller"
-	mount -t cgroup -o "$controller" cgroup "/sys/fs/cgroup/$controller"
-done
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
 
 # On a file system with user.* attributes, which tmpfs of Linux 6.1 has not.
 truncate -s 3G "$work/disk"
