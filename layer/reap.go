@@ -9,6 +9,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/internal/pause"
 	"github.com/dmlayer/dmlayer/metadata"
 )
 
@@ -49,7 +50,7 @@ func (s *Store) Reap(ctx context.Context, progress func(Reaping)) (Reaped, error
 		began := time.Now()
 		more, err := s.reapSome(ctx, &r, &f, progress)
 		if err == nil && more {
-			err = rest(ctx, time.Since(began)/reapParts)
+			err = pause.For(ctx, time.Since(began)/reapParts)
 		}
 		if err != nil || !more {
 			r.Failed = len(f.ids)
@@ -129,18 +130,6 @@ func (s *Store) beginReap(ctx context.Context) (*op, error) {
 	return o, nil
 }
 
-// rest leaves the pool to others.
-func rest(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
-}
-
 // tally puts the progress of several goes together.
 type tally struct {
 	tell         func(done, total int64)
@@ -169,7 +158,7 @@ func (s *Store) finish(ctx context.Context, id metadata.ThinID, t *tally) (left 
 		if c.more == 0 {
 			return len(c.open) > 0, nil
 		}
-		if err := rest(ctx, time.Since(began)/reapParts); err != nil {
+		if err := pause.For(ctx, time.Since(began)/reapParts); err != nil {
 			return true, err
 		}
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
+	"github.com/dmlayer/dmlayer/internal/pause"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/thinpool"
@@ -77,7 +78,7 @@ func (s *Store) TrimFree(ctx context.Context, o TrimFreeOptions) (FreeTrim, erro
 		began := time.Now()
 		more, err := s.sweepSome(ctx, &w)
 		if err == nil && more {
-			err = rest(ctx, time.Since(began)/2)
+			err = pause.For(ctx, time.Since(began)/2)
 		}
 		if err != nil || !more {
 			return w.result, opError("trim", s.pool.Name(), err)

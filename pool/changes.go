@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/pause"
 )
 
 // burst is how long Changes waits for what belongs together, as one operation writes records several times and makes several devices; calm is how long nothing
@@ -104,7 +106,7 @@ func (p *Pool) recordsWritten(ctx context.Context) (<-chan struct{}, error) {
 			if _, err := f.Read(b); err != nil && !errors.Is(err, unix.EINTR) {
 				return
 			}
-			if !rest(ctx, burst) {
+			if pause.For(ctx, burst) != nil {
 				return
 			}
 			_, _ = unix.Read(fd, b) // what has come meanwhile; of what is the same as the event before, the kernel keeps one
@@ -112,18 +114,6 @@ func (p *Pool) recordsWritten(ctx context.Context) (<-chan struct{}, error) {
 		}
 	}()
 	return written, nil
-}
-
-// rest is false where ctx ends first.
-func rest(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
 }
 
 func signal(ch chan<- struct{}) {

@@ -11,6 +11,7 @@ import (
 	"github.com/dmlayer/dmlayer/fsutil"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/internal/lockfile"
+	"github.com/dmlayer/dmlayer/internal/pause"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/thinpool"
 	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
@@ -245,7 +246,7 @@ func (s *Session) discard(ctx context.Context, f *os.File, steps [][]extent, tol
 	var took time.Duration
 	told.add(0)
 	for _, step := range steps {
-		if err := pause(ctx, took); err != nil {
+		if err := pause.For(ctx, took); err != nil { // the pool is others' for as long as it was kept from them
 			return fmt.Errorf("discard: %w", err)
 		}
 		began := time.Now()
@@ -278,19 +279,4 @@ func (s *Session) discardStep(ctx context.Context, f *os.File, step []extent) (b
 		}
 	}
 	return true, nil
-}
-
-// pause leaves the pool to others for as long as it was kept from them.
-func pause(ctx context.Context, d time.Duration) error {
-	if d == 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-t.C:
-		return nil
-	}
 }

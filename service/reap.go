@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/dmlayer/dmlayer/internal/pause"
 	"github.com/dmlayer/dmlayer/layer"
 )
 
@@ -37,7 +38,7 @@ func (r reaper) run(ctx context.Context) error {
 			r.c.Logger.Warn("removed nodes are not deleted, and tried again later", "error", err)
 		}
 		if done.Failed == 0 {
-			wait(ctx, reapAgain)
+			_ = pause.For(ctx, reapAgain) // what fails is not tried without end
 		}
 	}
 	return nil
@@ -55,14 +56,4 @@ func (r reaper) await(ctx context.Context, failed bool) error {
 		return ctx.Err()
 	}
 	return err
-}
-
-// wait keeps what fails from being tried without end.
-func wait(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }

@@ -71,6 +71,7 @@ var arrows = map[string][]string{
 	"internal/errs":     {},
 	"internal/fault":    {},
 	"internal/lockfile": {internal, xsys},
+	"internal/pause":    {},
 	"internal/process":  {internal, xsys},
 	"internal/run":      {internal, xsys},
 	"internal/socket":   {internal, xsys},
