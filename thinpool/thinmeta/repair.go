@@ -18,6 +18,9 @@ type RepairOptions struct {
 	// DataBlocks and MetadataBlocks are how many blocks the two devices have.
 	// They are used where what the superblock says cannot be.
 	DataBlocks, MetadataBlocks uint64
+	// MoreMetadata has the metadata take all MetadataBlocks, where it had fewer:
+	// for what has not fitted otherwise.
+	MoreMetadata bool
 	// Made are the transactions in which devices were made, for those of which
 	// the metadata has lost that.
 	Made map[uint64]uint64
@@ -54,8 +57,8 @@ type Range struct{ First, Last uint64 }
 // it is in order: mappings that cannot be read are dropped, device tree and
 // details are made anew of what can be read of them, and both space maps of the
 // references that there are. Nodes of mappings stay at their places, and what
-// devices share stays shared, so that it fits wherever the pool did. A metadata
-// snapshot is dropped, the kernel's mark that asks for a check taken away. The
+// devices share stays shared, so that it fits wherever the pool did, but for
+// rare cases (ErrNoRoom, MoreMetadata). A metadata snapshot is dropped, the kernel's mark that asks for a check taken away. The
 // transaction stays.
 //
 // Do it on a copy: when it fails, or the machine does, half of it has been
@@ -69,7 +72,10 @@ func Repair(ctx context.Context, f Storage, o RepairOptions) (Repaired, error) {
 	if err != nil {
 		return Repaired{}, err
 	}
-	r := mender{ctx: ctx, m: m, f: f, o: o, nodes: map[uint64]*mended{}, spans: map[uint64][]Range{}, fixed: map[uint64]bool{}, joined: map[[3]uint64][]kid{}}
+	r := mender{
+		ctx: ctx, m: m, f: f, o: o, nodes: map[uint64]*mended{}, spans: map[uint64][]Range{}, fixed: map[uint64]bool{},
+		joined: map[[3]uint64][]kid{}, cut: map[[2]uint64]uint64{},
+	}
 	err = r.measure()
 	if err == nil {
 		err = r.run()
@@ -100,9 +106,12 @@ type mender struct {
 	fixed   map[uint64]bool // blocks of the trees that are made anew
 	nodes   map[uint64]*mended
 	spans   map[uint64][]Range // what is lost below nodes
-	used    blockStates        // blocks that the old trees refer to
+	used    blockStates        // blocks that the trees refer to, and those that more than one node does
+	limits  map[uint64]uint64  // last keys that nodes may have below them, at whatever place
 	joined  map[[3]uint64][]kid
-	next    uint64 // block that may be free
+	cut     map[[2]uint64]uint64
+	free    []uint64 // blocks that are not needed any more
+	next    uint64   // block that may be free
 	lost    errorList
 	report  []RepairedDevice
 }
@@ -113,6 +122,9 @@ func (r *mender) measure() error {
 	r.blocks = s.MetadataSpace.Blocks
 	if have := r.o.MetadataBlocks; have > 0 && (r.blocks == 0 || r.blocks > have) {
 		r.blocks = have
+	}
+	if r.o.MoreMetadata {
+		r.blocks = max(r.blocks, r.o.MetadataBlocks)
 	}
 	r.blocks = min(r.blocks, blockLimit)
 	r.data = s.DataSpace.Blocks
@@ -212,7 +224,7 @@ func (r *mender) inRange(block uint64) error {
 
 // mendDevices mends the mappings of all devices, and keeps those of which there are any.
 func (r *mender) mendDevices() error {
-	if err := r.findUsed(); err != nil {
+	if err := r.survey(); err != nil {
 		return err
 	}
 	kept := r.roots[:0]
@@ -220,14 +232,14 @@ func (r *mender) mendDevices() error {
 	for _, d := range r.roots {
 		delete(named, d.id)
 		device := RepairedDevice{ID: d.id}
-		root, err := r.mendRoot(d.root, d.at)
+		root, lost, err := r.mendRoot(d.root, d.at)
 		if err != nil {
 			return err
 		}
 		if device.Gone = root == 0; device.Gone {
 			device.Lost = []Range{{0, maxKey}}
 		} else {
-			device.Lost = r.spans[root]
+			device.Lost = lost
 			d.root = root
 			kept = append(kept, d)
 		}

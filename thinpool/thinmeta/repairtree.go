@@ -29,38 +29,41 @@ type kid struct {
 // pair is an entry of a leaf or an internal node.
 type pair struct{ key, value uint64 }
 
-// mendRoot mends what a device has, and returns where that begins now: 0 where nothing is left.
-func (r *mender) mendRoot(root uint64, at place) (uint64, error) {
-	m, err := r.mend(root, at)
+// mendRoot mends what a device has, and returns where that begins now, 0 where nothing is left, and what it has lost.
+func (r *mender) mendRoot(root uint64, at place) (uint64, []Range, error) {
+	root, m, err := r.mend(root, at)
 	if err != nil || m == nil {
-		return 0, err
+		return 0, nil, err
 	}
+	lost := r.spans[root]         // those of what is below may be others' as well, who have not lost what this one has
 	for m.level > 0 && m.n == 1 { // as the kernel does; what is below may be too small for anything but a root
 		n, err := r.reread(root)
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
-		child := n.uint64(0)
-		if len(r.spans[root]) > 0 {
-			r.spans[child] = r.spans[root]
-		}
-		root, m = child, r.nodes[child]
+		root = n.uint64(0)
+		m = r.nodes[root]
 	}
-	return root, nil
+	return root, lost, nil
 }
 
-// mend mends a node and what is below it, in place, once for all who share it. nil is a node that is lost at the place.
-func (r *mender) mend(block uint64, at place) (*mended, error) {
+// mend mends a node and what is below it, in place, once for all who share it, and returns it as it can be at the place: nil is a node
+// that is lost there.
+func (r *mender) mend(block uint64, at place) (uint64, *mended, error) {
 	err := r.inRange(block)
 	if err == nil && r.fixed[block] {
 		err = fmt.Errorf("block belongs to another tree: %w", ErrMismatch)
 	}
 	if err != nil {
 		r.lost.add(at.damage(block, err))
-		return nil, nil
+		return 0, nil, nil
 	}
 	if m := r.nodes[block]; m != nil && !slices.Contains(at.above, block) {
-		return r.again(block, m, at), nil
+		if m.lost {
+			r.lost.add(at.damage(block, errToldBefore))
+			return 0, nil, nil
+		}
+		return r.fit(block, m, at)
 	}
 	n, err := r.m.load(r.ctx, block, at)
 	if d := (*Damage)(nil); errors.As(err, &d) {
@@ -68,38 +71,25 @@ func (r *mender) mend(block uint64, at place) (*mended, error) {
 		if !d.misplaced {
 			r.nodes[block] = &mended{lost: true}
 		}
-		return nil, nil
+		return 0, nil, nil
 	}
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	var m *mended
 	if n.leaf {
 		m, err = r.mendLeaf(n, at)
 	} else {
-		m, err = r.mendInternal(n, at)
+		m, err = r.mendInternal(n, r.widest(block, at))
 	}
 	if err != nil {
-		return nil, err
+		return 0, nil, err
 	}
 	r.nodes[block] = m
 	if m.lost {
-		return nil, nil
+		return 0, nil, nil
 	}
-	return m, nil
-}
-
-// again is a node in one more place.
-func (r *mender) again(block uint64, m *mended, at place) *mended {
-	switch {
-	case m.lost:
-		r.lost.add(at.damage(block, errToldBefore))
-		return nil
-	case m.n > 0 && (m.first < at.first || m.last > at.last):
-		r.lost.add(at.damage(block, fmt.Errorf("keys %d to %d, while the node above allows %d to %d: %w", m.first, m.last, at.first, at.last, ErrStructure)))
-		return nil
-	}
-	return m
+	return r.fit(block, m, at)
 }
 
 func (r *mender) mendLeaf(n node, at place) (*mended, error) {
@@ -141,28 +131,27 @@ func leafOf(entries []pair) *mended {
 
 func (r *mender) mendInternal(n node, at place) (*mended, error) {
 	below := at.below(n.block)
-	children := make([]*mended, n.n)
+	children, blocks := make([]*mended, n.n), make([]uint64, n.n)
 	for i := range n.n {
 		var err error
-		if children[i], err = r.mend(n.uint64(i), below.child(n, i)); err != nil {
+		if blocks[i], children[i], err = r.mend(n.uint64(i), below.child(n, i)); err != nil {
 			return nil, err
 		}
 	}
 	level := usualLevel(children)
-	kids := make([]kid, 0, n.n)
+	kids, changed := make([]kid, 0, n.n), false
 	for i, m := range children {
-		place, child := below.child(n, i), n.uint64(i)
+		place, child := below.child(n, i), blocks[i]
 		if m != nil && m.level != level {
-			r.lost.add(place.damage(child, fmt.Errorf("another level than its neighbours: %w", ErrStructure)))
+			r.lost.add(place.damage(n.uint64(i), fmt.Errorf("another level than its neighbours: %w", ErrStructure)))
 			m = nil
 		}
+		changed = changed || m == nil || child != n.uint64(i)
 		if m == nil {
 			r.lose(n.block, Range{place.first, place.last})
 			continue
 		}
-		for _, s := range r.spans[child] {
-			r.lose(n.block, s)
-		}
+		r.loseAll(n.block, r.spans[child], place)
 		kids = append(kids, kid{n.key(i), child, m})
 	}
 	if len(kids) == 0 {
@@ -172,7 +161,7 @@ func (r *mender) mendInternal(n node, at place) (*mended, error) {
 	if err != nil {
 		return nil, err
 	}
-	if moved || len(kids) < n.n {
+	if moved || changed {
 		if err := r.writeNode(n.block, kids[0].level+1, pairsOf(kids)); err != nil {
 			return nil, err
 		}
@@ -212,6 +201,15 @@ func pairsOf(kids []kid) []pair {
 	return pairs
 }
 
+// loseAll notes what is lost below a child, as far as that can have had it at its place.
+func (r *mender) loseAll(block uint64, lost []Range, at place) {
+	for _, l := range lost {
+		if l.First <= at.last {
+			r.lose(block, Range{l.First, min(l.Last, at.last)})
+		}
+	}
+}
+
 // lose notes a range that is lost below a node.
 func (r *mender) lose(block uint64, lost Range) {
 	spans := r.spans[block]
@@ -221,88 +219,6 @@ func (r *mender) lose(block uint64, lost Range) {
 	case n < maxErrors:
 		r.spans[block] = append(spans, lost)
 	}
-}
-
-// balance puts children together that have become too small. What others refer to as well stays for them as it is, so that
-// it takes new blocks.
-func (r *mender) balance(kids []kid) (_ []kid, moved bool, _ error) {
-	for len(kids) > 1 {
-		i := slices.IndexFunc(kids, func(k kid) bool { return k.n < leastMappings })
-		if i < 0 {
-			break
-		}
-		i = max(i, 1)
-		fresh, err := r.join(kids[i-1], kids[i])
-		if err != nil {
-			return nil, false, err
-		}
-		kids, moved = slices.Replace(kids, i-1, i+1, fresh...), true
-	}
-	return kids, moved, nil
-}
-
-// join makes one or two nodes of two, once for all parents of both.
-func (r *mender) join(a, b kid) ([]kid, error) {
-	pair := [3]uint64{a.block, b.block, a.key}
-	if fresh, ok := r.joined[pair]; ok {
-		return fresh, nil
-	}
-	fresh, err := r.joinOnce(a, b)
-	if err == nil {
-		r.joined[pair] = fresh
-	}
-	return fresh, err
-}
-
-func (r *mender) joinOnce(a, b kid) ([]kid, error) {
-	var all []pair
-	for _, k := range []kid{a, b} {
-		n, err := r.reread(k.block)
-		if err != nil {
-			return nil, err
-		}
-		for i := range n.n {
-			all = append(all, pair{n.key(i), n.uint64(i)})
-		}
-	}
-	if a.level == 0 {
-		return r.split(a, len(all), func(from, to int) (*mended, []pair) { return leafOf(all[from:to]), all[from:to] })
-	}
-	kids := make([]kid, len(all))
-	for i, p := range all {
-		kids[i] = kid{p.key, p.value, r.nodes[p.value]}
-	}
-	kids, _, err := r.balance(kids)
-	if err != nil {
-		return nil, err
-	}
-	return r.split(a, len(kids), func(from, to int) (*mended, []pair) { return internalOf(kids[from:to]), pairsOf(kids[from:to]) })
-}
-
-// split writes n entries into one node or two.
-func (r *mender) split(like kid, n int, part func(from, to int) (*mended, []pair)) ([]kid, error) {
-	cuts := []int{0, n}
-	if n > maxEntries(childSize) {
-		cuts = []int{0, n / 2, n}
-	}
-	var fresh []kid
-	for i := range len(cuts) - 1 {
-		m, entries := part(cuts[i], cuts[i+1])
-		block, err := r.take()
-		if err != nil {
-			return nil, err
-		}
-		key := like.key
-		if i > 0 {
-			key = entries[0].key
-		}
-		if err := r.writeNode(block, m.level, entries); err != nil {
-			return nil, err
-		}
-		r.nodes[block] = m
-		fresh = append(fresh, kid{key, block, m})
-	}
-	return fresh, nil
 }
 
 // reread reads a node as it is now.
@@ -321,42 +237,3 @@ func (r *mender) writeNode(block uint64, level int, entries []pair) error {
 	}
 	return r.write(block, b.b, salts[kindNode])
 }
-
-// findUsed notes which blocks the old trees refer to, before anything is changed in them.
-func (r *mender) findUsed() error {
-	r.used = blockStates{}
-	w := walker{m: r.m, ctx: r.ctx, v: &usedBlocks{r.used}}
-	for _, d := range r.roots {
-		if _, err := w.walk(d.root, mappingTree, d.id); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// take is a block to which the old trees do not refer.
-func (r *mender) take() (uint64, error) {
-	for r.next++; r.next < r.blocks; r.next++ {
-		if !r.used.has(r.next) && !r.fixed[r.next] {
-			return r.next, nil
-		}
-	}
-	return 0, ErrNoRoom
-}
-
-// usedBlocks collects what trees refer to.
-type usedBlocks struct{ states blockStates }
-
-func (u *usedBlocks) reference(block uint64, at place) (bool, uint64) {
-	return slices.Contains(at.above, block) || u.states.add(block), 0
-}
-
-// lost has a node looked into again that is whole and only does not belong where it was met.
-func (u *usedBlocks) lost(d *Damage) {
-	if d.misplaced && !errors.Is(d.Cause, ErrLoop) {
-		u.states.remove(d.Block)
-	}
-}
-
-func (u *usedBlocks) node(node, place)    {}
-func (u *usedBlocks) done(uint64, uint64) {}
