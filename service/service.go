@@ -163,7 +163,7 @@ func (c Config) tasks(store *layer.Store, servers []Endpoint, tell *notifier) []
 		tasks = append(tasks, e.Serve)
 	}
 	w := newWatcher(c, store, tell)
-	return append(tasks, w.run, w.hooks.run, newSettler(c, store, w.nudge).run, store.WatchMounts, reaper{c, store}.run, newTrimmer(c, store).run)
+	return append(tasks, w.run, w.hooks.run, newSettler(c, store, store.Pool().Departures, w.nudge).run, store.WatchMounts, reaper{c, store}.run, newTrimmer(c, store).run)
 }
 
 // together runs tasks until one of them ends, ends the others and waits for them.
