@@ -124,18 +124,19 @@ func allRefs(ctx context.Context, n nodes) ([]keyedRef, error) {
 	if err != nil {
 		return nil, err
 	}
-	return decodeRefs(docs)
+	return decodeRefs(docs), nil
 }
 
-func decodeRefs(docs []layer.Document) ([]keyedRef, error) {
+// decodeRefs reads references. One that cannot be read leads nowhere, and keeps nobody from the others; a check of the pool tells of it.
+func decodeRefs(docs []layer.Document) []keyedRef {
 	refs := make([]keyedRef, len(docs))
 	for i, d := range docs {
 		refs[i].key = d.Key
 		if err := decodeDocument(d, &refs[i].refRecord); err != nil {
-			return nil, err
+			refs[i].refRecord = refRecord{Spelled: d.Key}
 		}
 	}
-	return refs, nil
+	return refs
 }
 
 func newImage(d layer.Document, refs []keyedRef) (Image, error) {
@@ -223,8 +224,10 @@ func findRef(ctx context.Context, n nodes, named reference.Named) (id, ref strin
 	d, err := n.Document(ctx, kindRef, named.String())
 	if err == nil {
 		var r refRecord
-		err = decodeDocument(d, &r)
-		return r.ID, r.Spelled, err
+		if err := decodeDocument(d, &r); err != nil {
+			return "", d.Key, err
+		}
+		return r.ID, r.Spelled, nil
 	}
 	digested, ok := named.(reference.Digested)
 	if !ok || !errors.Is(err, ErrNotFound) {

@@ -21,7 +21,7 @@ type RemoveOptions struct {
 // Removed tells what became of an image or of some of its references.
 type Removed struct {
 	Refs   []string // the references that are gone, as they were spelled
-	ID     string   // of the image
+	ID     string   // of the image; "" of a reference whose record could not be read
 	Image  bool     // the image went too, with its last reference
 	Layers []string // the nodes that went with it, the highest first
 	Kept   []string // its nodes that somebody uses, the lowest first: other images, snapshots, mounts
@@ -47,7 +47,7 @@ func remove(ctx context.Context, n nodes, o RemoveOptions, names ...string) ([]R
 	var failed error
 	for _, name := range names {
 		r, err := removeOne(ctx, n, o, name)
-		if r.ID != "" {
+		if r.ID != "" || len(r.Refs) > 0 {
 			all = append(all, r)
 		}
 		if err != nil {
@@ -60,7 +60,7 @@ func remove(ctx context.Context, n nodes, o RemoveOptions, names ...string) ([]R
 func removeOne(ctx context.Context, n nodes, o RemoveOptions, name string) (Removed, error) {
 	for range maxAttempts {
 		id, ref, err := find(ctx, n, name)
-		if err != nil {
+		if err != nil && (ref == "" || !errors.Is(err, ErrDamaged)) {
 			return Removed{}, err
 		}
 		r, layers, err := forget(ctx, n, id, func(refs []keyedRef) ([]keyedRef, error) {
@@ -96,17 +96,16 @@ func doomed(id, ref string, refs []keyedRef, force bool) ([]keyedRef, error) {
 var errMoved = errors.New("reference was changed meanwhile")
 
 // forget removes those references of an image that choose returns, and with the last one its record. It
-// returns the layers that the record held where it is gone. errMoved if there is no such image any more.
+// returns the layers that the record held where it is gone. References to an image that is not there can be removed too. errMoved if there is neither any
+// more.
 func forget(ctx context.Context, n nodes, id string, choose func(refs []keyedRef) ([]keyedRef, error)) (Removed, []string, error) {
 	var r Removed
 	var layers []string
 	err := n.UpdateDocuments(ctx, func(tx documentTx) error {
 		r, layers = Removed{ID: id}, nil
 		d, err := tx.Get(kindImage, id)
-		if errors.Is(err, ErrNotFound) {
-			return errMoved
-		}
-		if err != nil {
+		missing := errors.Is(err, ErrNotFound)
+		if err != nil && !missing {
 			return err
 		}
 		refs, err := refsTo(tx, id)
@@ -114,6 +113,9 @@ func forget(ctx context.Context, n nodes, id string, choose func(refs []keyedRef
 			return err
 		}
 		chosen, err := choose(refs)
+		if err == nil && missing && len(chosen) == 0 {
+			err = errMoved
+		}
 		if err != nil {
 			return err
 		}
@@ -123,7 +125,7 @@ func forget(ctx context.Context, n nodes, id string, choose func(refs []keyedRef
 			}
 		}
 		r.Refs = spellings(chosen)
-		if len(chosen) < len(refs) {
+		if missing || len(chosen) < len(refs) {
 			return nil
 		}
 		r.Image, layers = true, d.Layers
@@ -170,8 +172,7 @@ func refsTo(tx documentTx, id string) ([]keyedRef, error) {
 	if err != nil {
 		return nil, err
 	}
-	refs, err := decodeRefs(docs)
-	return slices.DeleteFunc(refs, func(k keyedRef) bool { return k.ID != id }), err
+	return slices.DeleteFunc(decodeRefs(docs), func(k keyedRef) bool { return k.ID != id }), nil
 }
 
 // spellings returns the references as they were spelled, sorted.

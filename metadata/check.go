@@ -80,6 +80,7 @@ type storeCheck struct {
 	nodes    map[Key]Node
 	ids      map[ThinID]string // what has each
 	names    map[string]Key
+	unread   bool // not all nodes could be read
 	problems []Problem
 }
 
@@ -93,6 +94,9 @@ func (c *storeCheck) run() {
 	c.readPool()
 	c.readNodes()
 	c.readTombstones()
+	if c.unread { // what leads to a node that cannot be read is as it should be
+		return
+	}
 	c.compareNames()
 	c.compareIDs()
 	c.compareChildren()
@@ -125,12 +129,14 @@ func (c *storeCheck) readNodes() {
 		object := fmt.Sprintf("node with key %x", k)
 		if err := decode(object, v, &n); err != nil {
 			c.add(ProblemRecord, object, "%v", err)
+			c.unread = true
 			return nil
 		}
 		object = n.describe()
 		switch {
 		case !bytes.Equal(k, u64(n.Key)) || n.Key == 0:
 			c.add(ProblemRecord, object, "it is kept under the key %x and says %d", k, n.Key)
+			c.unread = true
 			return nil
 		case n.Name == "" || n.Size <= 0 || n.ID == 0 || n.ID > maxThinID:
 			c.add(ProblemRecord, object, "size %d, thin id %d", n.Size, n.ID)

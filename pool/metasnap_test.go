@@ -218,6 +218,13 @@ func TestReadMetadataShort(t *testing.T) {
 	}
 	mustFail(t, r.read(func(*thinmeta.Metadata) error { return nil }), errs.ErrNoSpace)
 	r.held(t, false)
+	// A check says so, cannot tell what is in the pool, and so mends nothing of it.
+	mend := pool.CheckOptions{Mend: func(pool.Finding) bool { return true }}
+	report, err := pool.Check(r.ctx, r.Dirs, r.Name, mend)
+	must(t, err)
+	if f := report.Findings; len(f) != 1 || f[0].Code != pool.FoundMetadataLow || f[0].Class != pool.NeedsPerson || f[0].Mendable() || len(report.Unchecked) == 0 {
+		t.Errorf("found %+v", report)
+	}
 	for id := thinpool.ID(1000); id <= last; id++ {
 		must(t, thin.Delete(id))
 	}

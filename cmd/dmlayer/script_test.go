@@ -53,6 +53,7 @@ func TestMain(m *testing.M) {
 //	state remember|same     remembers pool, nodes, images, record store and files; compares with them
 //	tmpfs DIR SIZE          mounts a small file system
 //	vg NAME MIB             makes a volume group on a new disk
+//	record BUCKET OLD NEW   replaces a text in a bucket of the record store
 func TestScripts(t *testing.T) {
 	testenv.Need(t, testenv.Root, testenv.DM, testenv.Loop, testenv.Ext4)
 	testscript.Run(t, testscript.Params{
@@ -79,6 +80,7 @@ func TestScripts(t *testing.T) {
 			"state":     cmdState,
 			"tmpfs":     cmdTmpfs,
 			"vg":        cmdVG,
+			"record":    cmdRecord,
 
 			"terminal-type": cmdTerminalType,
 			"terminal-stop": cmdTerminalStop,

@@ -16,8 +16,8 @@ import (
 
 // repairPool mends what can be mended, and returns what is left. Data is only lost when somebody says so.
 func (a *app) repairPool(ctx context.Context, o poolCheckOptions, r pool.CheckReport) (pool.CheckReport, error) {
-	if r.Has(pool.FoundRecordsUnreadable, pool.FoundRecordsPages, pool.FoundRecordsRecord, pool.FoundPairing, pool.FoundElsewhere,
-		pool.FoundBackingMissing, pool.FoundBackingSize, pool.FoundMetadataForeign) {
+	if r.Has(pool.FoundRecordsUnreadable, pool.FoundRecordsPages, pool.FoundRecordsRecord, pool.FoundRecordsIndex,
+		pool.FoundPairing, pool.FoundElsewhere, pool.FoundBackingMissing, pool.FoundBackingSize, pool.FoundMetadataForeign) {
 		return r, nil // what is here may not belong together
 	}
 	if r.MetadataDamaged() {
