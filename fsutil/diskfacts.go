@@ -278,11 +278,8 @@ func Identity(n DevNum) string {
 	if id == "" { // of a partition
 		id = attribute(dir + "../diskseq")
 	}
-	if name, err := deviceName(n); err == nil && strings.HasPrefix(name, "loop") {
-		number, err := strconv.Atoi(strings.TrimPrefix(name, "loop"))
-		if l, attached, lerr := LoopOf(number); err == nil && lerr == nil && attached {
-			id += fmt.Sprintf(" of file %d on %d", l.Inode, l.Dev)
-		}
+	if l, attached, err := LoopAt(n); err == nil && attached {
+		id += fmt.Sprintf(" of file %d on %d", l.Inode, l.Dev)
 	}
 	return id
 }

@@ -238,6 +238,25 @@ func TestAttachTwice(t *testing.T) {
 	}
 }
 
+func TestLoopAt(t *testing.T) {
+	testenv.Need(t, testenv.Loop)
+	file := newFile(t, 1<<20)
+	l := attach(t, fsutil.LoopOptions{Path: file})
+	info, attached, err := fsutil.LoopAt(l.DevNum)
+	if err != nil || !attached || info.Number != l.Number || !info.IsFile(file) || info.IsFile(newFile(t, 1<<20)) {
+		t.Errorf("%+v, attached: %v, %v", info, attached, err)
+	}
+	if err := errors.Join(l.Close(), fsutil.Detach(t.Context(), l.Number)); err != nil {
+		t.Fatal(err)
+	}
+	if info, attached, err := fsutil.LoopAt(l.DevNum); err != nil || attached {
+		t.Errorf("detached: %+v, %v, %v", info, attached, err)
+	}
+	if _, _, err := fsutil.LoopAt(fsutil.DevNum{Major: 7, Minor: 1 << 19}); !errors.Is(err, errs.ErrNotFound) {
+		t.Errorf("a device that is not there: %v", err)
+	}
+}
+
 func attachForever(t *testing.T, file string) int {
 	t.Helper()
 	l, err := fsutil.Attach(t.Context(), fsutil.LoopOptions{Path: file})

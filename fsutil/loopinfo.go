@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	losetup "github.com/freddierice/go-losetup/v2"
@@ -74,17 +75,31 @@ func LoopOf(number int) (LoopInfo, bool, error) {
 	return l, true, nil
 }
 
+// LoopAt describes the loop device with a device number; false is for one that is not attached, and for what is no loop device.
+func LoopAt(n DevNum) (LoopInfo, bool, error) {
+	name, err := deviceName(n)
+	if err != nil {
+		return LoopInfo{}, false, err
+	}
+	digits, ok := strings.CutPrefix(name, "loop")
+	number, err := strconv.Atoi(digits)
+	if !ok || err != nil {
+		return LoopInfo{}, false, nil
+	}
+	return LoopOf(number)
+}
+
 // resolveDeleted tells the kernel's " (deleted)" from a file that is called so.
 func (l *LoopInfo) resolveDeleted() {
 	name, ok := strings.CutSuffix(l.BackingFile, deletedSuffix)
-	if !ok || l.isFile(l.BackingFile) {
+	if !ok || l.IsFile(l.BackingFile) {
 		return
 	}
 	l.BackingFile, l.Deleted = name, true
 }
 
-// isFile says whether path leads to the file behind the loop device.
-func (l *LoopInfo) isFile(path string) bool {
+// IsFile says whether path leads to the file behind the loop device.
+func (l *LoopInfo) IsFile(path string) bool {
 	var st unix.Stat_t
 	if err := retryEINTR(func() error { return unix.Stat(path, &st) }); err != nil {
 		return false

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/fsutil"
@@ -169,22 +168,26 @@ func (l loopback) under(dm *devmapper.Client) (bool, error) {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
-		found, err := fsutil.FindLoops(path)
-		if err != nil {
-			return false, err
-		}
 		deps, err := dm.Deps(devmapper.ByUUID(uuid))
 		if err != nil {
 			return false, err
 		}
-		if !slices.ContainsFunc(found, func(f fsutil.LoopInfo) bool {
-			dev, err := fsutil.DevNumOf(f.Path)
-			return err == nil && slices.Contains(deps, devmapper.DevNum(dev))
-		}) {
-			return false, nil
+		if on, err := onFile(deps, path); err != nil || !on {
+			return false, err
 		}
 	}
 	return true, nil
+}
+
+// onFile tells whether one of the devices is a loop device of the file. The other loop devices of the machine, which may have hundreds, are not looked at.
+func onFile(devices []devmapper.DevNum, path string) (bool, error) {
+	for _, dev := range devices {
+		loop, attached, err := fsutil.LoopAt(fsutil.DevNum(dev))
+		if err != nil || attached && loop.IsFile(path) {
+			return err == nil, err
+		}
+	}
+	return false, nil
 }
 
 func sizeOf(l *fsutil.Loop) (int64, error) {
