@@ -96,7 +96,7 @@ func checkPool(t testing.TB, e *pooltest.Env) pool.CheckReport {
 	t.Helper()
 	r, err := pool.Check(pooltest.Context(t), e.Dirs, e.Name, pool.CheckOptions{})
 	must(t, err)
-	return r
+	return noteCodes(r)
 }
 
 // found returns code and node of what needs a repair or a person.
