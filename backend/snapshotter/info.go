@@ -19,13 +19,20 @@ import (
 	"github.com/dmlayer/dmlayer/layer"
 )
 
-// Stat tells what is known of a snapshot.
+// Stat tells what is known of a snapshot: where its record cannot be read its name, and the label dmlayer/damaged with the reason.
 func (s *Snapshotter) Stat(ctx context.Context, key string) (snapshots.Info, error) {
-	r, err := s.lookup(ctx, key)
-	if err != nil {
-		return snapshots.Info{}, errclass.Translated(err)
+	var info snapshots.Info
+	err := checkKey("key", key)
+	if err == nil {
+		err = s.store.ViewDocuments(ctx, func(tx *layer.DocTx) error {
+			d, err := document(tx, key)
+			if err == nil {
+				info = told(d)
+			}
+			return err
+		})
 	}
-	return r.info(), nil
+	return info, errclass.Translated(err)
 }
 
 // Update changes labels, which are all that can be changed.
@@ -87,13 +94,14 @@ func setLabel(labels map[string]string, key, value string) map[string]string {
 	return labels
 }
 
-// Walk calls fn for each snapshot that passes a filter, as all were at one moment. fn may call the snapshotter.
+// Walk calls fn for each snapshot that passes a filter, as all were at one moment. fn may call the snapshotter. Of one whose
+// record cannot be read it is told what Stat tells.
 func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...string) error {
 	filter, err := filters.ParseAll(fs...)
 	if err != nil {
 		return errclass.Translated(err)
 	}
-	var found []record
+	var found []snapshots.Info
 	err = s.store.ViewDocuments(ctx, func(tx *layer.DocTx) (err error) {
 		found, err = candidates(tx, fs)
 		return err
@@ -101,8 +109,7 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...str
 	if err != nil {
 		return errclass.Translated(err)
 	}
-	for _, r := range found {
-		info := r.info()
+	for _, info := range found {
 		if !filter.Match(adapted(info)) {
 			continue
 		}
@@ -118,31 +125,32 @@ func (s *Snapshotter) Walk(ctx context.Context, fn snapshots.WalkFunc, fs ...str
 
 // candidates returns all snapshots, or fewer where the filters ask for a reference or a name, as containerd does with each layer that it is told of:
 // that must not cost more the more snapshots there are.
-func candidates(tx documents, fs []string) ([]record, error) {
+func candidates(tx documents, fs []string) ([]snapshots.Info, error) {
+	var found []snapshots.Info
 	if len(fs) == 1 {
 		if ref, ok := wanted(fs[0], `labels."`+snapshots.LabelSnapshotRef+`"`); ok {
-			found, err := withRef(tx, ref)
+			records, err := withRef(tx, ref)
+			for _, r := range records {
+				found = append(found, r.info())
+			}
 			return found, err
 		}
 		if name, ok := wanted(fs[0], "name"); ok {
-			r, err := get(tx, name)
+			d, err := document(tx, name)
 			if errors.Is(err, errdefs.ErrNotFound) {
 				return nil, nil
 			}
-			return []record{r}, err
+			if err != nil {
+				return nil, err
+			}
+			return []snapshots.Info{told(d)}, nil
 		}
 	}
 	docs, err := tx.List(kindSnapshot)
-	if err != nil {
-		return nil, err
+	for _, d := range docs {
+		found = append(found, told(d))
 	}
-	found := make([]record, len(docs))
-	for i, d := range docs {
-		if found[i], err = decode(d); err != nil {
-			return nil, err
-		}
-	}
-	return found, nil
+	return found, err
 }
 
 var plainValue = regexp.MustCompile(`^[A-Za-z0-9_:+./-]+$`)

@@ -70,14 +70,20 @@ type documents interface {
 
 // get returns a snapshot, or ErrNotFound.
 func get(tx documents, key string) (record, error) {
-	d, err := tx.Get(kindSnapshot, key)
-	if errors.Is(err, layer.ErrNotFound) {
-		return record{}, fmt.Errorf("snapshot %q: %w", key, errdefs.ErrNotFound)
-	}
+	d, err := document(tx, key)
 	if err != nil {
 		return record{}, err
 	}
 	return decode(d)
+}
+
+// document returns a snapshot as it is kept, or ErrNotFound.
+func document(tx documents, key string) (layer.Document, error) {
+	d, err := tx.Get(kindSnapshot, key)
+	if errors.Is(err, layer.ErrNotFound) {
+		err = fmt.Errorf("snapshot %q: %w", key, errdefs.ErrNotFound)
+	}
+	return d, err
 }
 
 // same is ErrNotFound where a snapshot is not there any more as it was.
@@ -153,6 +159,9 @@ func (r record) index() []place {
 	return places
 }
 
+// prefixLen is how long what prefixOf returns is.
+const prefixLen = 2*16 + 1
+
 func prefixOf(key string) string {
 	sum := sha256.Sum256([]byte(key))
 	return hex.EncodeToString(sum[:16]) + " "
@@ -181,6 +190,9 @@ func withRef(tx documents, ref string) ([]record, error) {
 	var found []record
 	for _, key := range keys {
 		r, err := get(tx, key)
+		if errors.Is(err, layer.ErrDamaged) {
+			continue // what its label was nobody knows
+		}
 		if err != nil {
 			return nil, err
 		}

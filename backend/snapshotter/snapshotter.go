@@ -138,13 +138,19 @@ func (s *Snapshotter) View(ctx context.Context, key, parent string, opts ...snap
 }
 
 func (s *Snapshotter) view(ctx context.Context, r record) ([]mount.Mount, error) {
+	_, sized := r.Labels[snapshots.LabelSnapshotMaxSize]
 	if r.Parent == "" {
-		if _, err := s.stand(ctx, r); err != nil {
+		on, err := s.stand(ctx, r)
+		if err != nil {
 			return nil, err
 		}
-		return s.prepareNode(ctx, r, "", 0, true)
+		size, err := on.size(r.Labels)
+		if err != nil {
+			return nil, err
+		}
+		return s.prepareNode(ctx, r, "", size, true)
 	}
-	if node, ok := s.parentSeen(r); ok {
+	if node, ok := s.parentSeen(r); ok && !sized {
 		mounts, err := s.viewNode(ctx, r, node)
 		if !wrong(err) {
 			return mounts, err
@@ -152,6 +158,9 @@ func (s *Snapshotter) view(ctx context.Context, r record) ([]mount.Mount, error)
 		s.seen.drop(r.Parent)
 	}
 	on, err := s.stand(ctx, r)
+	if err == nil {
+		_, err = on.size(r.Labels) // nobody grows a view, which is as large as what it shows
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -309,18 +318,21 @@ func replace(tx documents, from, to record) error {
 }
 
 // Remove removes a snapshot that is no parent. Its layer stays where other keys or images need it. It waits for nobody: what somebody has
-// mounted still goes with him.
+// mounted still goes with him. A snapshot whose record cannot be read can be removed too.
 func (s *Snapshotter) Remove(ctx context.Context, key string) error {
 	if r, ok := s.seen.get(key); ok {
 		s.seen.drop(key) // whatever comes of it
 		err := s.drop(ctx, r)
-		if !wrong(err) {
+		if !wrong(err) && !errors.Is(err, layer.ErrDamaged) {
 			return errclass.Translated(err)
 		}
 	}
 	r, err := s.lookup(ctx, key)
-	if err == nil {
+	switch {
+	case err == nil:
 		err = s.drop(ctx, r)
+	case errors.Is(err, layer.ErrDamaged):
+		err = s.dropDamaged(ctx, key)
 	}
 	return errclass.Translated(err)
 }

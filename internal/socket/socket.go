@@ -35,7 +35,7 @@ type Listener struct {
 }
 
 // Listen makes a socket, or takes the one that systemd has passed on for that path. ErrBusy says that another daemon has it, ErrExists that something else
-// lies there, ErrInvalid that others than its owner could put another one in its place.
+// lies there, ErrInvalid that others than its owner could put another one in its place, or could connect to the one of systemd.
 func Listen(ctx context.Context, path string) (*Listener, error) {
 	l, err := listen(ctx, path)
 	if err != nil {
@@ -193,6 +193,9 @@ func inherited(path string) (*Listener, error) {
 		if u, ok := name.(*unix.SockaddrUnix); !ok || u.Name != path {
 			continue
 		}
+		if err := checkInherited(path); err != nil {
+			return nil, err
+		}
 		dup, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
 		if err != nil {
 			return nil, err
@@ -208,6 +211,23 @@ func inherited(path string) (*Listener, error) {
 		return &Listener{Listener: inner, path: path}, nil
 	}
 	return nil, nil
+}
+
+// checkInherited refuses a socket to which everybody can connect, as systemd makes them unless its unit says otherwise: whoever connects is taken for root. A user or
+// group of the unit's is let in.
+func checkInherited(path string) error {
+	fi, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // nobody can connect
+	}
+	if err != nil {
+		return err
+	}
+	if fi.Mode().Perm()&0o002 != 0 {
+		err := fmt.Errorf("others can connect to the socket that systemd has passed on (mode %v): %w", fi.Mode().Perm(), errs.ErrInvalid)
+		return errs.WithHint(err, "write SocketMode=0600 into its .socket unit, then systemctl daemon-reload, and restart that unit")
+	}
+	return checkFolder(filepath.Dir(path))
 }
 
 // Close ends the listening. The socket's file goes with it, unless systemd has made it or it is another's by now. It may be called more

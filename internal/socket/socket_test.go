@@ -145,8 +145,9 @@ func TestLockOfAnother(t *testing.T) {
 	}
 }
 
-func TestInherited(t *testing.T) {
-	path := filepath.Join(folder(t), "s.sock")
+// inherit passes a socket on to this process, as systemd does.
+func inherit(t *testing.T, path string) (parent func() error) {
+	t.Helper()
 	made, err := net.ListenUnix("unix", &net.UnixAddr{Name: path})
 	if err != nil {
 		t.Fatal(err)
@@ -158,8 +159,39 @@ func TestInherited(t *testing.T) {
 	}
 	t.Setenv("LISTEN_PID", strconv.Itoa(os.Getpid()))
 	t.Setenv("LISTEN_FDS", strconv.Itoa(int(f.Fd())-2))
+	return func() error { return errors.Join(made.Close(), f.Close()) }
+}
+
+// systemd makes sockets that everybody can connect to, unless told otherwise.
+func TestInheritedOpen(t *testing.T) {
+	path := filepath.Join(folder(t), "s.sock")
+	parent := inherit(t, path)
+	defer parent()
+	for mode, refused := range map[os.FileMode]bool{0o600: false, 0o660: false, 0o666: true, 0o602: true, 0o777: true} {
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		l, err := socket.Listen(t.Context(), path)
+		if refused != errors.Is(err, errs.ErrInvalid) || refused != strings.Contains(errs.Hint(err), "SocketMode=0600") {
+			t.Errorf("mode %v: %v (%s)", mode, err, errs.Hint(err))
+		}
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	if err := errors.Join(os.Chmod(path, 0o600), os.Chmod(filepath.Dir(path), 0o777)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := socket.Listen(t.Context(), path); !errors.Is(err, errs.ErrInvalid) {
+		t.Errorf("a folder that others can write to: %v", err)
+	}
+}
+
+func TestInherited(t *testing.T) {
+	path := filepath.Join(folder(t), "s.sock")
+	parent := inherit(t, path)
 	l := listen(t, path)
-	if err := errors.Join(made.Close(), f.Close()); err != nil {
+	if err := parent(); err != nil {
 		t.Fatal(err)
 	}
 	conn, err := net.Dial("unix", path)
