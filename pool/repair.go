@@ -47,6 +47,8 @@ type RepairReport struct {
 	// Unreadable says why the old metadata could not be compared with the repaired, "" if it could.
 	Unreadable string
 	Losses     []Loss
+	// MetadataSize is how large the metadata becomes, in bytes of the backing, where what is repaired did not fit otherwise. 0: it stays as large.
+	MetadataSize int64
 	// Label says that the label is lost and made anew from the records: nothing else says then that the data is this pool's.
 	Label bool
 	// Appeared are thin devices that the repaired metadata has and the damaged one had not any more.
@@ -89,6 +91,8 @@ type repairer struct {
 	media   *media // of the stopped pool
 	inFile  bool   // the metadata is a file, whose place another can take
 	input   string // the file of the metadata as far as it can be read
+	size    int64  // of the metadata that the spare is for
+	all     bool   // it takes more than the pool has in use
 	// devices are what has become of each thin device, nil where that is what thin_repair has found.
 	devices map[metadata.ThinID]thinmeta.RepairedDevice
 	o       RepairOptions
@@ -117,7 +121,7 @@ func (r *repairer) run(ctx context.Context) error {
 	}
 	if r.o.Confirm != nil {
 		if err := r.o.Confirm(r.report); err != nil {
-			return err
+			return errors.Join(err, r.shrinkSpare(r.media.metadata.size, 0))
 		}
 	}
 	if err := r.finish(ctx); err != nil {
@@ -159,24 +163,18 @@ func (r *repairer) prepare(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, r.media.Close()) }()
 	size := r.media.metadata.size
 	r.inFile = r.media.metadata.path != ""
-	if err := r.p.files.makeSpare(ctx, size); err != nil {
-		return err
-	}
 	held := r.p.record.Backing.MetadataHeld
 	if sb, err := thinmeta.ReadSuperblock(r.media.metadata); err == nil {
 		held = heldWithin(held, size, sb) // a growth that died may have recorded that more is held
 	}
-	if err := r.p.files.cutSpare(size, held); err != nil {
+	if err := r.p.files.makeSpare(ctx, size); err != nil {
 		return err
 	}
 	if err := r.salvage(ctx); err != nil {
 		return err
 	}
-	err = r.onLoop(ctx, r.input, true, func(old string) error {
-		return r.onLoop(ctx, r.p.files.spare(), false, func(spare string) error { return r.write(ctx, old, spare) })
-	})
-	if err != nil {
-		return err
+	if err := r.fill(ctx, size, held); err != nil {
+		return errors.Join(err, r.shrinkSpare(size, held))
 	}
 	if err := r.examine(ctx); err != nil {
 		return err
@@ -336,13 +334,16 @@ func (r *repairer) finish(ctx context.Context) error {
 	if err := r.recordLosses(ctx); err != nil {
 		return err
 	}
+	if err := r.growForRepaired(ctx); err != nil {
+		return err
+	}
 	old := r.p.files.damaged(time.Now())
 	if err := r.swapSpare(ctx, old); err != nil {
 		return err
 	}
 	r.report.Old = old
 	// Without room there is none; pool check says so, and the pool is repaired all the same.
-	if err := r.p.files.makeSpare(ctx, r.media.metadata.size); err != nil && !errors.Is(err, errs.ErrNoSpace) {
+	if err := r.p.files.makeSpare(ctx, r.size); err != nil && !errors.Is(err, errs.ErrNoSpace) {
 		return err
 	}
 	return nil

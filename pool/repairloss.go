@@ -2,6 +2,7 @@ package pool
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -141,17 +142,20 @@ func (r *repairer) lossOf(ctx context.Context, id metadata.ThinID, old, repaired
 	if !ours || d.Gone {
 		return lossOf(ctx, id, old, repaired, before, after)
 	}
-	loss := Loss{ID: id, Of: d.Had, Where: rangesOf(d.Lost)}
-	if loss.Of > d.Mapped && len(d.Lost) > 0 {
-		loss.Blocks = loss.Of - d.Mapped
+	return lossIn(id, d), nil
+}
+
+// lossIn is the loss of a device that is still there. What the pool had counted may be wrong itself: it proves nothing whole, as there was something in each
+// range that is lost.
+func lossIn(id metadata.ThinID, d thinmeta.RepairedDevice) Loss {
+	loss := Loss{ID: id, Where: rangesOf(d.Lost)}
+	if known := d.Had >= d.Mapped+uint64(len(d.Lost)); known && !d.Remade {
+		loss.Of = d.Had
+		if len(d.Lost) > 0 {
+			loss.Blocks = d.Had - d.Mapped
+		}
 	}
-	if d.Remade && len(d.Lost) > 0 {
-		loss.Of = 0 // what the device had is lost as well
-	}
-	if loss.Blocks == 0 && loss.Of > 0 && loss.Of <= d.Mapped {
-		loss.Where = "" // it had nothing there
-	}
-	return loss, nil
+	return loss
 }
 
 // lossOf compares what a thin device had with what is left of it. What the old metadata says of itself without being
@@ -161,9 +165,10 @@ func lossOf(ctx context.Context, id metadata.ThinID, old, repaired *thinmeta.Met
 	was, had := before[id]
 	_, has := after[id]
 	var oldRuns, newRuns []thinmeta.Mapping
+	var lost []thinmeta.Range
 	var err error
 	if had {
-		if oldRuns, err = readableRuns(ctx, old, id); err != nil {
+		if oldRuns, lost, err = readableRuns(ctx, old, id); err != nil {
 			return loss, err
 		}
 		loss.Of = max(was.MappedBlocks, length(oldRuns))
@@ -172,26 +177,30 @@ func lossOf(ctx context.Context, id metadata.ThinID, old, repaired *thinmeta.Met
 		loss.Blocks = loss.Of
 		return loss, nil
 	}
-	if newRuns, err = readableRuns(ctx, repaired, id); err != nil {
+	if newRuns, _, err = readableRuns(ctx, repaired, id); err != nil {
 		return loss, err
 	}
 	if kept := length(newRuns) - different(oldRuns, newRuns); loss.Of > kept {
 		loss.Blocks = loss.Of - kept
+	} else if len(lost) > 0 { // the count that says nothing of them is wrong
+		loss.Of, loss.Where = 0, rangesOf(lost)
 	}
 	return loss, nil
 }
 
-// readableRuns returns what can be read of a device's mappings.
-func readableRuns(ctx context.Context, m *thinmeta.Metadata, id metadata.ThinID) (runs []thinmeta.Mapping, err error) {
+// readableRuns returns what can be read of a device's mappings, and the ranges in which something cannot.
+func readableRuns(ctx context.Context, m *thinmeta.Metadata, id metadata.ThinID) (runs []thinmeta.Mapping, lost []thinmeta.Range, err error) {
 	for run, err := range m.Mappings(ctx, uint64(id)) {
 		if ctx.Err() != nil {
-			return nil, ctx.Err()
+			return nil, nil, ctx.Err()
 		}
-		if err == nil {
+		if d := (*thinmeta.Damage)(nil); errors.As(err, &d) {
+			lost = append(lost, thinmeta.Range{First: d.First, Last: d.Last})
+		} else if err == nil {
 			runs = append(runs, run)
 		}
 	}
-	return runs, nil
+	return runs, lost, nil
 }
 
 func length(runs []thinmeta.Mapping) (n uint64) {

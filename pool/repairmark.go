@@ -49,6 +49,9 @@ func markLoss(tx *metadata.Tx, l Loss, when time.Time) error {
 	lost := metadata.Loss{Blocks: l.Blocks, Of: l.Of, Since: when}
 	if before := n.Lost; before != nil { // by an earlier repair, after which it had so much less
 		lost = metadata.Loss{Blocks: before.Blocks + l.Blocks, Of: max(before.Of, l.Of), Since: before.Since}
+		if before.Of == 0 || l.Of == 0 {
+			lost.Of = 0
+		}
 	}
 	n.Lost = &lost
 	if n.Kind == metadata.KindTemplate {

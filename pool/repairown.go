@@ -41,8 +41,6 @@ func (r *repairer) write(ctx context.Context, old, spare string) error {
 		return r.mend(ctx, f)
 	})
 	switch {
-	case errors.Is(err, thinmeta.ErrNoRoom):
-		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrNoSpace), "make the metadata larger: dmlayer pool extend --metadata; "+r.metadataName()+" is as it was")
 	case noDevices(err):
 		r.o.Progress("thin_repair into the spare")
 		return r.thinRepair(ctx, old, spare)
@@ -80,7 +78,7 @@ func (r *repairer) mend(ctx context.Context, f thinmeta.Storage) error {
 		return err
 	}
 	repaired, err := thinmeta.Repair(ctx, f, thinmeta.RepairOptions{
-		DataBlocks: uint64(r.media.data.size / r.p.record.BlockSize), MetadataBlocks: size / thinmeta.BlockSize,
+		DataBlocks: uint64(r.media.data.size / r.p.record.BlockSize), MetadataBlocks: size / thinmeta.BlockSize, MoreMetadata: r.all,
 		Made: map[uint64]uint64{labelID: r.labelMade(ctx)},
 	})
 	if err != nil {

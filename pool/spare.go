@@ -124,7 +124,7 @@ func (r *repairer) swapFile(ctx context.Context, old string) error {
 	if err != nil {
 		return err
 	}
-	if err := fsutil.Extend(ctx, f.spare(), uint64(st.Size()), fsutil.Full); err != nil {
+	if err := fsutil.Extend(ctx, f.spare(), uint64(max(st.Size(), r.size)), fsutil.Full); err != nil {
 		return err
 	}
 	if err := f.dropUnswapped(st); err != nil {

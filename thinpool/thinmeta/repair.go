@@ -39,14 +39,14 @@ type Repaired struct {
 type RepairedDevice struct {
 	ID     uint64
 	Mapped uint64 // blocks that it has now
-	Had    uint64 // blocks that it had, as its details say; 0 where those are lost
+	Had    uint64 // blocks that it had, as its details say, which may be wrong; 0 where those are lost
 	// Gone says that nothing is left of it, not even its name.
 	Gone bool
 	// Remade says that what the pool knew of it besides its mappings was lost.
 	// The kernel holds all that it has for shared then, which is safe.
 	Remade bool
-	// Lost are the ranges of which nothing is known any more, at most 1000.
-	// Which of them it had cannot be told.
+	// Lost are the ranges of which nothing is known any more, at most 1000. Which
+	// blocks in them it had cannot be told, but that it had some in each.
 	Lost []Range
 }
 

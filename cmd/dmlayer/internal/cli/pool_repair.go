@@ -119,6 +119,9 @@ func (a *app) mayRepair(r pool.RepairReport, yes bool) error {
 	for _, l := range r.Losses {
 		a.note("would be lost: %s", l)
 	}
+	if r.MetadataSize > 0 {
+		a.note("the metadata becomes %s large: what is repaired does not fit into less", humanSize(r.MetadataSize))
+	}
 	if len(r.Appeared) > 0 {
 		a.note("thin devices that appear again: %v", r.Appeared)
 	}
