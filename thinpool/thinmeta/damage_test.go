@@ -43,6 +43,7 @@ func forEachDamage(t *testing.T, rounds uint64, test func(t *testing.T, d metage
 	healthy := victim().Image()
 	for _, d := range metagen.Damages() {
 		t.Run(d.Name, func(t *testing.T) {
+			t.Parallel()
 			for round := range rounds {
 				im := healthy.Clone()
 				if !d.Apply(im, rand.New(rand.NewPCG(round, 5))) {
