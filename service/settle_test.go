@@ -64,20 +64,20 @@ func TestSettlesWhoCouldNotBeWaitedFor(t *testing.T) {
 			}
 		}
 		want("at first", 1, 1)
-		time.Sleep(settleAgain - time.Second)
+		<-time.After(settleAgain - time.Second)
 		want("before it is time", 1, 1)
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		want("after a while", 2, 2)
-		time.Sleep(settleAgain / 2)
+		<-time.After(settleAgain / 2)
 		gone <- struct{}{}
 		want("with the next departure", 3, 3)
-		time.Sleep(settleAgain / 2)
+		<-time.After(settleAgain / 2)
 		want("after the second while", 4, 4) // which is heard from now on
-		time.Sleep(10 * settleAgain)
+		<-time.After(10 * settleAgain)
 		want("while he is waited for", 4, 4)
 		close(w.ended)
 		want("when he has ended", 5, 4)
-		time.Sleep(10 * settleAgain)
+		<-time.After(10 * settleAgain)
 		want("with nothing left", 5, 4)
 		cancel()
 		if err := <-result; err != nil {
