@@ -166,7 +166,7 @@ func inherit(t *testing.T, path string) (parent func() error) {
 func TestInheritedOpen(t *testing.T) {
 	path := filepath.Join(folder(t), "s.sock")
 	parent := inherit(t, path)
-	defer parent()
+	defer func() { _ = parent() }()
 	for mode, refused := range map[os.FileMode]bool{0o600: false, 0o660: false, 0o666: true, 0o602: true, 0o777: true} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
