@@ -181,6 +181,9 @@ kills() {
 		end KILL $daemon
 		start_$daemon
 		wait "$load" || true
+		until docker images >/dev/null 2>&1; do # dockerd looks for a containerd that went now and then
+			kill -0 "$dockerd_pid" 2>/dev/null || fail "dockerd has ended"
+		done
 		docker load -i "$archive" >/dev/null
 		same hello "$(run "$image" echo hello)"
 	done
