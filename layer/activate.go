@@ -64,15 +64,18 @@ func claimedBy(n metadata.Node, held []string) error {
 // Activate gives a node its device for somebody who mounts its file system himself, and keeps it until Deactivate is called with the same
 // claim, though nobody may have it open. A layer's device is read-only and shared by all who claim it. A file system that is smaller than the
 // node is grown first. Activating again the same way returns the same. Claims do not outlive the machine's uptime. A node that is attached is ErrBusy, a
-// foreign one ErrDamaged.
+// foreign one ErrDamaged. While an Edit of this process writes to the node, activating it again the same way waits for nothing, and anything else is ErrBusy.
 func (s *Store) Activate(ctx context.Context, name string, co ClaimOptions) (Device, error) {
 	var d Device
 	err := checkClaim(co.Claim)
 	if err == nil {
-		err = s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) (err error) {
+		err = s.withNodeUnlessEdited(ctx, s.begin, name, func(o *op, n metadata.Node) (err error) {
 			d, err = o.activateFor(ctx, n, co)
 			return err
 		})
+	}
+	if errors.Is(err, errEdited) {
+		d, err = s.activated(ctx, name, co, err)
 	}
 	return d, opError("activate", name, err)
 }

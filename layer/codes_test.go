@@ -105,6 +105,10 @@ var codes = []struct {
 		make: func(x tamperer) { x.record(func(p *metadata.Pool) { p.TransactionID += 77 }) },
 	},
 	{
+		code: pool.FoundMetadataForeign, stop: true, // metadata of a pool with blocks of another size
+		make: func(x tamperer) { x.record(func(p *metadata.Pool) { p.BlockSize *= 2 }) },
+	},
+	{
 		code: pool.FoundPairingBehind, stop: true,
 		make: func(x tamperer) { x.record(func(p *metadata.Pool) { p.TransactionID++; p.Pending = true }) },
 	},

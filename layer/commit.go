@@ -38,7 +38,11 @@ func (s *Store) commit(ctx context.Context, snapshot, name string, co CommitOpti
 		return Node{}, err
 	}
 	defer o.Exit()
-	src, err := o.lockNode(ctx, snapshot)
+	lock := (*op).lockNode
+	if co.Claim != "" {
+		lock = (*op).lockUnlessEdited
+	}
+	src, err := lock(o, ctx, snapshot)
 	if err != nil {
 		return Node{}, err
 	}

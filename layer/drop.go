@@ -22,13 +22,13 @@ var (
 // nobody: a node whose device somebody still has open is removed, and its thin device deleted after its last user. Where somebody serves the pool,
 // this one or another process, deleting the thin device is left to him. claim, unless it is "", is of
 // Activate. Whether the node was removed is told. A layer stays where documents, other nodes or other claims of Activate need it, and goes with the
-// last Drop. Any other node that is needed, and what is attached, is ErrBusy. Where Drop fails nothing has changed, and the claim is there still.
+// last Drop. Any other node that is needed, what is attached, and what an Edit of this process writes to, is ErrBusy. Where Drop fails nothing has changed, and the claim is there still.
 func (s *Store) Drop(ctx context.Context, name, claim string, documents func(*DocTx) error) (removed bool, err error) {
 	if claim != "" {
 		err = checkClaim(claim)
 	}
 	if err == nil {
-		err = s.withNode(ctx, s.beginDelete, name, func(o *op, n metadata.Node) (err error) {
+		err = s.withNodeUnlessEdited(ctx, s.beginDelete, name, func(o *op, n metadata.Node) (err error) {
 			removed, err = o.drop(ctx, n, claim, documents)
 			return err
 		})

@@ -17,7 +17,7 @@ var (
 )
 
 // Edit mounts a snapshot or volume for this process alone while fn writes to it, also while it is mounted elsewhere, and makes what was written
-// durable. Nothing is taken back where fn fails. Errors: ErrNotFound, ErrInvalid (a layer), ErrBusy (attached), ErrNoSpace, ErrDamaged.
+// durable. Nothing is taken back where fn fails. Operations on the node wait meanwhile, but for Activate, Drop, and Commit of a claim, in this process. Errors: ErrNotFound, ErrInvalid (a layer), ErrBusy (attached), ErrNoSpace, ErrDamaged.
 func (s *Store) Edit(ctx context.Context, name string, fn func(ctx context.Context, root string) error) error {
 	return s.edit(ctx, name, fn, func(o *op, n metadata.Node) error { return o.mayMount(n, false) })
 }
@@ -35,6 +35,7 @@ func (s *Store) edit(ctx context.Context, name string, fn func(context.Context, 
 		if err := errors.Join(may(o, n), trusted(n, "mount")); err != nil {
 			return err
 		}
+		defer s.edits.begin(ctx, name)()
 		return o.editContent(ctx, n, fn)
 	}))
 }

@@ -95,12 +95,24 @@ func (o *op) lockNode(ctx context.Context, name string) (metadata.Node, error) {
 
 // withNode runs fn on a node whose lock is held.
 func (s *Store) withNode(ctx context.Context, begin func(context.Context) (*op, error), name string, fn func(o *op, n metadata.Node) error) error {
+	return s.withLocked(ctx, begin, (*op).lockNode, name, fn)
+}
+
+// withNodeUnlessEdited is withNode for those who have activated the node: it waits for no Edit of this process.
+func (s *Store) withNodeUnlessEdited(ctx context.Context, begin func(context.Context) (*op, error), name string, fn func(o *op, n metadata.Node) error) error {
+	return s.withLocked(ctx, begin, (*op).lockUnlessEdited, name, fn)
+}
+
+func (s *Store) withLocked(
+	ctx context.Context, begin func(context.Context) (*op, error), lock func(*op, context.Context, string) (metadata.Node, error),
+	name string, fn func(o *op, n metadata.Node) error,
+) error {
 	o, err := begin(ctx)
 	if err != nil {
 		return err
 	}
 	defer o.Exit()
-	n, err := o.lockNode(ctx, name)
+	n, err := lock(o, ctx, name)
 	if err != nil {
 		return err
 	}

@@ -34,6 +34,7 @@ type Store struct {
 	recoverAt  metadata.ThinID // high mark from which on it is due again
 
 	hints hints
+	edits edits
 
 	space atomic.Pointer[pool.Space] // as the record had it when this process read it last
 	quiet atomic.Uint64              // version at which the store had no tombstones; 0: not known

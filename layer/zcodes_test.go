@@ -38,6 +38,7 @@ var madeElsewhere = map[string][2]string{
 	pool.FoundPrepared:       {"pool/renewed_test.go", `"metadata-unfinished"`},
 	pool.FoundSpareMissing:   {"cmd/dmlayer/testdata/script/check.txt", "harmless +spare-missing"},
 	pool.FoundSideMissing:    {"cmd/dmlayer/testdata/script/check.txt", "needs-person +side-files-missing"},
+	pool.FoundSnapshotRecord: {"cmd/dmlayer/testdata/script/badrecords.txt", "needs-person +snapshot-record"},
 	pool.FoundImageRecord:    {"cmd/dmlayer/testdata/script/badrecords.txt", "needs-person +image-record"},
 }
 

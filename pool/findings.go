@@ -77,6 +77,7 @@ const (
 	FoundSideOrphan      = "side-files-orphan"
 	FoundSideMissing     = "side-files-missing"
 	FoundImageRecord     = "image-record"
+	FoundSnapshotRecord  = "snapshot-record"
 )
 
 // findingKind says of a code what it means and what to do.
@@ -146,6 +147,7 @@ var findingKinds = map[string]findingKind{
 	FoundSideOrphan:      {NeedsRepair, "side files of a node that is no more", ""},
 	FoundSideMissing:     {NeedsPerson, "a layer has lost the side file with which its tar is made again", "load the image again after dmlayer image rm, if its tar is needed"},
 	FoundImageRecord:     {NeedsPerson, "an image's record cannot be read, or names what is not there", "dmlayer image rm, and load it again"},
+	FoundSnapshotRecord:  {NeedsPerson, "the record of a snapshot of containerd's cannot be read", "remove the container or image of containerd that it is of, or ctr snapshots rm"},
 }
 
 // Finding is one thing that is not as it should be.

@@ -30,6 +30,11 @@ func Open(ctx context.Context, store *layer.Store, path, address string) (*Endpo
 	return &Endpoint{New(l, snapshotter.New(store), differ.New(store, content, content.Leases)), content}, nil
 }
 
+// Damaged returns what is wrong with the records of containerd's snapshots that cannot be read, by key.
+func Damaged(ctx context.Context, store *layer.Store) (map[string]error, error) {
+	return snapshotter.Damaged(ctx, store)
+}
+
 // Serve answers until ctx ends; see Server.Serve.
 func (e *Endpoint) Serve(ctx context.Context) error {
 	return errors.Join(e.server.Serve(ctx), e.content.Close())

@@ -29,6 +29,24 @@ func told(d layer.Document) snapshots.Info {
 	return r.info()
 }
 
+// Damaged returns what is wrong with the records of snapshots that cannot be read, by key. The error is that of reading.
+func Damaged(ctx context.Context, store *layer.Store) (map[string]error, error) {
+	found := map[string]error{}
+	err := store.ViewDocuments(ctx, func(tx *layer.DocTx) error {
+		docs, err := tx.List(kindSnapshot)
+		for _, d := range docs {
+			if _, err := decode(d); err != nil {
+				found[d.Key] = err
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("check snapshots: %w", err)
+	}
+	return found, nil
+}
+
 // dropDamaged removes a snapshot whose record cannot be read, which is all that can be done about it. Its node goes as with any other, where nothing else needs it.
 func (s *Snapshotter) dropDamaged(ctx context.Context, key string) error {
 	var d layer.Document

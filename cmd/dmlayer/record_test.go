@@ -4,19 +4,21 @@ import (
 	"bytes"
 	"errors"
 	"path/filepath"
+	"strings"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.etcd.io/bbolt"
 )
 
-// cmdRecord replaces a text in all keys and values of a bucket of the stopped default pool's record store, behind everybody's back.
+// cmdRecord replaces a text in all keys and values of a bucket of the stopped default pool's record store, behind everybody's back. "\0" is a zero.
 func cmdRecord(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: record BUCKET OLD NEW")
 	}
 	db, err := bbolt.Open(filepath.Join(ts.Getenv("DMLAYER_ROOT"), "pools", "default", "records.db"), 0o600, nil)
 	ts.Check(err)
-	changed, err := replaceIn(db, args[0], []byte(args[1]), []byte(args[2]))
+	text := func(arg string) []byte { return []byte(strings.ReplaceAll(arg, `\0`, "\x00")) }
+	changed, err := replaceIn(db, args[0], text(args[1]), text(args[2]))
 	ts.Check(errors.Join(err, db.Close()))
 	if changed == 0 {
 		ts.Fatalf("nothing in %s has %q", args[0], args[1])

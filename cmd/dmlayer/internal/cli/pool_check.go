@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/dmlayer/dmlayer/backend/containerd"
 	"github.com/dmlayer/dmlayer/image"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
@@ -140,7 +141,7 @@ func (a *app) runPoolCheck(ctx context.Context, o poolCheckOptions) error {
 	return r.Err()
 }
 
-// checkPool checks a pool and what is recorded of its images.
+// checkPool checks a pool and what is recorded of its images and of containerd's snapshots.
 func (a *app) checkPool(ctx context.Context, name string, o pool.CheckOptions) (r pool.CheckReport, err error) {
 	o.Progress = a.checkProgress()
 	r, err = pool.Check(ctx, a.dirs(), name, o)
@@ -161,6 +162,13 @@ func (a *app) checkPool(ctx context.Context, name string, o pool.CheckOptions) (
 		f := pool.NewFinding(code, p.Object, "%s", p.Text)
 		f.Node = p.Layer
 		r.Add(f)
+	}
+	if err != nil {
+		return r, err
+	}
+	damaged, err := containerd.Damaged(ctx, s)
+	for key, err := range damaged {
+		r.Add(pool.NewFinding(pool.FoundSnapshotRecord, fmt.Sprintf("snapshot %q", key), "%v", err))
 	}
 	return r, err
 }
