@@ -251,7 +251,8 @@ func (o *op) undo(id metadata.ThinID) func(context.Context) error {
 		if err := o.remove(id); err != nil {
 			return fmt.Errorf("undo: thin device %d: %w", id, err)
 		}
-		if _, err := o.deleteWith(ctx, id, pool.DiscardOptions{}); err != nil {
+		budget := int64(reapDiscards) // of what was half made and large, the rest is left to whoever comes next, as if we had died
+		if _, err := o.deleteWith(ctx, id, pool.DiscardOptions{Budget: &budget}); err != nil {
 			return fmt.Errorf("undo: thin device %d: %w", id, err)
 		}
 		return nil

@@ -221,13 +221,14 @@ func TestRepairWithoutSuperblock(t *testing.T) {
 }
 
 // In a pool that was stopped, a lost superblock loses nothing, whatever the pool has been through and whatever else of the metadata is hit: a copy of it is kept until
-// the pool is started.
+// the pool is started, and so are those of the blocks that lead from there to the devices.
 func TestRepairSuperblockKept(t *testing.T) {
 	e := pooltest.New(t, pool.Spec{DataSize: 512 << 20, BaseSize: 64 << 20})
 	ctx := pooltest.Context(t)
 	s := e.Open(t)
 	makeLayer(t, s, "base", "", baseFiles)
 	kept := e.Metadata() + ".superblock"
+	var early []byte
 	for i := range 12 {
 		name := fmt.Sprintf("s%d", i)
 		makeSnapshot(t, s, name, "base")
@@ -237,9 +238,11 @@ func TestRepairSuperblockKept(t *testing.T) {
 		}
 		if i == 6 { // the copy of this stop is of no use later
 			must(t, pool.Stop(ctx, e.Dirs, e.Name))
-			if _, err := os.Stat(kept); err != nil {
+			b, err := os.ReadFile(kept)
+			if err != nil {
 				t.Error(err)
 			}
+			early = b
 			must(t, pool.Start(ctx, e.Dirs, e.Name))
 			if _, err := os.Stat(kept); !errors.Is(err, os.ErrNotExist) {
 				t.Errorf("a pool that runs has a copy of an old superblock: %v", err)
@@ -247,9 +250,25 @@ func TestRepairSuperblockKept(t *testing.T) {
 		}
 	}
 	m := stoppedMetadata(t, e)
+	super := m.superblock()
 	m.garble(0)
 	m.save()
 	wantFound(t, e, "metadata-unreadable")
+	now, err := os.ReadFile(kept)
+	must(t, err)
+	must(t, os.WriteFile(kept, early, 0o600)) // which is of another time, and is not taken for it
+	if r, err := pool.RepairMetadata(ctx, e.Dirs, e.Name, pool.RepairOptions{}); err == nil && len(r.Appeared) > 0 {
+		t.Errorf("with an old copy: %+v", r)
+	} else if err != nil {
+		mustFail(t, err, layer.ErrDamaged)
+		if errors.Is(err, pool.ErrMispaired) {
+			t.Errorf("an old copy was used: %v", err)
+		}
+		must(t, os.WriteFile(kept, now, 0o600))
+	}
+	m.garble(super.MappingRoot)
+	m.garble(super.DetailsRoot)
+	m.save()
 	if r := repair(t, e); len(r.Losses) > 0 || len(r.Appeared) > 0 || r.Label {
 		t.Errorf("report %+v", r)
 	}

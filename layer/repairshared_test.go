@@ -48,6 +48,9 @@ func (m *poolMetadata) leak() {
 
 func at8(b []byte, at uint64) []byte { return b[at : at+8] }
 
+// crashed makes it the metadata of a pool that was not stopped in order: nothing of it is kept beside it.
+func (m *poolMetadata) crashed(e *pooltest.Env) { must(m.t, os.Remove(e.Metadata()+".superblock")) }
+
 // snapshots is how many of one node are made: with thin_repair, which gives each its own tree, 450 do not fit into the metadata.
 func snapshots() int {
 	if os.Getenv("DMLAYER_TEST_LONG") != "" {
@@ -90,6 +93,7 @@ func TestRepairSharedMappings(t *testing.T) {
 // All devices have their details in few blocks. Without them nothing is lost: what nodes have is said elsewhere.
 func TestRepairWithoutDetails(t *testing.T) {
 	e, m := brokenPool(t)
+	m.crashed(e)
 	ctx := pooltest.Context(t)
 	m.garble(m.superblock().DetailsRoot)
 	m.save()
@@ -172,6 +176,7 @@ func wantWritable(t testing.TB, e *pooltest.Env) {
 // metadata that has none.
 func TestRepairWithoutDeviceTree(t *testing.T) {
 	e, m := brokenPool(t)
+	m.crashed(e)
 	whole := slices.Clone(m.Bytes)
 	m.garble(m.superblock().MappingRoot)
 	m.save()

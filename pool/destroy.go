@@ -134,10 +134,10 @@ func (p *Pool) clearUnrecorded() error {
 	return nil
 }
 
-// removeFiles removes files; one that is not there is no error.
+// removeFiles removes files; one that is not there is no error, on a file system that is read-only neither.
 func removeFiles(paths ...string) error {
 	for _, path := range paths {
-		if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := os.Remove(path); err != nil && exists(path) {
 			return err
 		}
 	}

@@ -201,34 +201,27 @@ func joinUsers(users []string) string {
 
 // readLiveSuperblock reads block 0 past the page cache, which knows nothing of what the kernel's
 // thin pool writes. A read that meets a write in the middle fails its checksum and is repeated.
-func (p *Pool) readLiveSuperblock(d devmapper.DevNum) (thinmeta.Superblock, error) {
-	_, sb, err := p.readLiveBlock(d)
-	return sb, err
-}
-
-// readLiveBlock is readLiveSuperblock, with the block as it is on the disk.
-func (p *Pool) readLiveBlock(d devmapper.DevNum) ([]byte, thinmeta.Superblock, error) {
-	var sb thinmeta.Superblock
+func (p *Pool) readLiveSuperblock(d devmapper.DevNum) (sb thinmeta.Superblock, err error) {
 	path, err := p.DeviceNode(d)
 	if err != nil {
-		return nil, sb, err
+		return sb, err
 	}
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECT|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, sb, &os.PathError{Op: "open", Path: path, Err: err}
+		return sb, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	defer unix.Close(fd)
 	buf := alignedBlock()
 	for range 8 {
 		if _, err := unix.Pread(fd, buf, 0); err != nil {
-			return nil, sb, &os.PathError{Op: "read", Path: path, Err: err}
+			return sb, &os.PathError{Op: "read", Path: path, Err: err}
 		}
 		if sb, err = thinmeta.ReadSuperblock(bytes.NewReader(buf)); err == nil {
-			return buf, sb, nil
+			return sb, nil
 		}
 		err = fmt.Errorf("%s: %w", path, err)
 	}
-	return nil, sb, err
+	return sb, err
 }
 
 // alignedBlock returns 4 KiB at an address that direct I/O takes.

@@ -323,8 +323,8 @@ func (r *repairer) fits(super thinmeta.Superblock) error {
 	if have := int64(super.DataBlockSize) * int64(devmapper.SectorSize); have != record.BlockSize {
 		return r.p.mispaired("the repaired metadata has blocks of %d bytes, the record says %d", have, record.BlockSize)
 	}
-	if t := super.TransactionID; t != record.TransactionID && !(record.Pending && t == previous(record)) {
-		return r.p.mispaired("the repaired metadata is of transaction %#x, the record store of %#x", t, record.TransactionID)
+	if !r.p.ofRecords(super) {
+		return r.p.mispaired("the repaired metadata is of transaction %#x, the record store of %#x", super.TransactionID, record.TransactionID)
 	}
 	return nil
 }

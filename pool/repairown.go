@@ -33,10 +33,8 @@ func (r *repairer) write(ctx context.Context, old, spare string) error {
 	}
 	r.o.Progress("repair of a copy in the spare")
 	err = rewrite(spare, func(f thinmeta.Storage) error {
-		if superblockLost(f) {
-			if _, err := r.p.restoreSuperblock(f); err != nil {
-				return err
-			}
+		if err := r.p.restoreSuperblock(f); err != nil {
+			return err
 		}
 		return r.mend(ctx, f)
 	})

@@ -187,9 +187,11 @@ func (s *Session) activateFor(ctx context.Context, b backing, record metadata.Po
 		readOnly = readOnly || sb.NeedsCheck
 		held = heldWithin(held, a.metadataSize, sb) // a growth that died may have recorded that more is held
 	}
-	if err := p.unkeepSuperblock(); err != nil {
+	stays, err := p.unkeepSuperblock()
+	if err != nil {
 		return err
 	}
+	readOnly = readOnly || stays
 	meta, data, err := p.activateLinear(a, held)
 	if err != nil {
 		return err
@@ -329,7 +331,7 @@ func (s *Session) deactivateAll(ctx context.Context) error {
 		return err
 	}
 	if ran {
-		if err := s.keepSuperblock(); err != nil {
+		if err := s.keepSuperblock(ctx); err != nil {
 			return err
 		}
 	}
