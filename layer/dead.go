@@ -3,6 +3,7 @@ package layer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 
@@ -16,6 +17,8 @@ import (
 type Outlived struct {
 	Yes bool // some are still counted
 	PID int  // a process for whom the node is mounted elsewhere, 0 where that is this process's mount namespace or where somebody works in the mount
+	// Busy is ErrBusy, naming who uses the node; nil where nothing is left.
+	Busy error
 }
 
 // DismissDead forgets those users of a node's default mount of whom dead says that they have died, and with the last one unmounts the node as UnmountFor does.
@@ -48,19 +51,29 @@ func (o *op) dismissDead(ctx context.Context, n metadata.Node, dead func(MountUs
 		return Outlived{}, err
 	}
 	if len(others) > 0 {
-		return Outlived{Yes: true, PID: others[len(others)-1].PID}, nil
+		by := others[len(others)-1]
+		return Outlived{Yes: true, PID: by.PID, Busy: busyWith(n, by)}, nil
 	}
 	slices.Sort(gone)
 	for _, user := range gone {
 		err := o.dismiss(ctx, n, user, func(int) int { return 0 })
 		if errors.Is(err, errs.ErrBusy) {
-			return Outlived{Yes: true}, nil // somebody works in it
+			return Outlived{Yes: true, Busy: err}, nil // somebody works in it
 		}
 		if err != nil {
 			return Outlived{}, err
 		}
 	}
 	return Outlived{}, nil
+}
+
+// busyWith is ErrBusy for a node that somebody has mounted besides its default mount.
+func busyWith(n metadata.Node, by fsutil.User) error {
+	who := by.String()
+	if by.PID == 0 { // this mount namespace
+		who = "mounted on " + by.Path
+	}
+	return errs.WithHint(fmt.Errorf("%s %q is %s: %w", n.Kind, n.Name, who, errs.ErrBusy), "end what uses it")
 }
 
 // mountedBesides returns who has a node mounted besides its default mount.

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/docker/go-units"
@@ -126,30 +125,6 @@ func (d *Driver) volume(ctx context.Context, name string) (layer.Node, error) {
 	return n, err
 }
 
-// Remove removes a volume, with what is in it. One that somebody works in is ErrBusy; what is mounted of one that Docker removes was
-// mounted for containers that are gone.
-func (d *Driver) Remove(ctx context.Context, name string) error {
-	if _, err := d.volume(ctx, name); err != nil {
-		return err
-	}
-	err := d.remove(ctx, name)
-	if !errors.Is(err, errs.ErrBusy) {
-		return err
-	}
-	users, uerr := d.store.MountUsers(ctx)
-	if uerr != nil {
-		return uerr
-	}
-	for _, u := range users {
-		if u.Node == name && strings.HasPrefix(u.User, userPrefix) {
-			if err := d.store.Dismiss(ctx, name, u.User, 0); err != nil {
-				return err
-			}
-		}
-	}
-	return d.remove(ctx, name)
-}
-
 // Mount mounts a volume for whoever Docker's id stands for, and returns the directory. The dockerd that asks is noted with it.
 func (d *Driver) Mount(ctx context.Context, name, id string) (string, error) {
 	if _, err := d.volume(ctx, name); err != nil {
@@ -206,10 +181,4 @@ func (d *Driver) public(i layer.Info) Volume {
 		v.Mountpoint = place
 	}
 	return v
-}
-
-// remove removes a node, and leaves its blocks to whoever serves the pool.
-func (d *Driver) remove(ctx context.Context, name string) error {
-	_, err := d.store.RemoveNode(ctx, name, layer.RemoveOptions{NoWait: true})
-	return err
 }
