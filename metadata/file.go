@@ -207,6 +207,7 @@ func (f *file) mappedVersion(st *unix.Stat_t) (version uint64) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
+			f.abandon()
 			version = 0 // damaged; whoever opens it will say so
 		}
 	}()
