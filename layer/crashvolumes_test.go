@@ -95,7 +95,7 @@ func (w *volumesWorld) fail(op, point string) {
 	mustFail(w.t, err, pooltest.ErrInjected)
 }
 
-// thorough tells whether each point of a create is tried, which takes long where lvm2's programs take half a second each.
+// thorough tells whether what takes long is tried too, such as each point of a create where lvm2's programs take half a second each.
 func thorough() bool { return os.Getenv("DMLAYER_TEST_LONG") != "" }
 
 // Killed or failing anywhere, a create leaves the disk as it was, with all that it carried, and a destroy takes all away; start, stop and
