@@ -2,11 +2,15 @@ package metadata
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
 	"go.etcd.io/bbolt"
+	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
 )
 
 // together is where those wait who want the same thing at the same time: a durable transaction. The first of them gets the store's lock and makes one for
@@ -19,10 +23,11 @@ type together struct {
 
 // part is what one of them wants.
 type part struct {
-	fn   func(*Tx) error
-	lead chan struct{} // closed when it is his turn
-	done chan struct{} // closed when err is what came of it
-	err  error
+	fn      func(*Tx) error
+	lead    chan struct{} // closed when it is his turn
+	refused error         // of fn in the transaction that runs, for what others may have changed in it before
+	done    chan struct{} // closed when err is what came of it
+	err     error
 }
 
 // join waits with the others. Whether nobody else is at it, so that it is his turn, is told.
@@ -65,18 +70,15 @@ func (t *together) pass() {
 	}
 }
 
-// end says what came of it. A second time changes nothing.
+// end says what came of it.
 func (p *part) end(err error) {
-	select {
-	case <-p.done:
-	default:
-		p.err = failing(noSpace(err))
-		close(p.done)
-	}
+	p.err = failing(noSpace(err))
+	close(p.done)
 }
 
 // UpdateTogether is Update for a function that may run more than once, in another's goroutine, and in one transaction with those of others who come at the same
-// time. Each sees what those before it have changed. One that returns an error changes nothing, and keeps no other from it.
+// time. Each sees what those before it have changed. One that returns an error changes nothing, and keeps no other from it; the error is told when
+// what it may be about is durable. Where there is no room for all, there may be for some.
 func (s *Store) UpdateTogether(ctx context.Context, fn func(tx *Tx) error) error {
 	p := &part{fn: fn, lead: make(chan struct{}), done: make(chan struct{})}
 	if !s.together.join(p) {
@@ -86,15 +88,13 @@ func (s *Store) UpdateTogether(ctx context.Context, fn func(tx *Tx) error) error
 		}
 	}
 	defer s.together.pass()
-	var parts []*part
-	err := s.transact(ctx, false, func(db *bbolt.DB) (err error) {
-		parts = s.together.take()
-		return s.updateAll(db, parts)
-	})
-	s.together.leave(p)
-	for _, part := range append(parts, p) { // whoever has not been told
-		part.end(err)
+	unlock, err := s.locker.LockStore(ctx, false)
+	if err != nil {
+		s.together.leave(p)
+		return fmt.Errorf("lock record store %s: %w", s.path, err)
 	}
+	defer unlock()
+	s.updateAll(s.together.take(), s.lookedLast())
 	return p.err
 }
 
@@ -129,31 +129,74 @@ func (t *together) passOn(p *part) {
 	}
 }
 
-// updateAll makes one transaction of all parts but those that fail: each of these is found by trying, and told. The error is that of the transaction.
-func (s *Store) updateAll(db *bbolt.DB, parts []*part) error {
-	parts = slices.Clone(parts)
-	for len(parts) > 0 {
-		failed := -1
-		s.updates.Add(1)
-		err := db.Update(func(btx *bbolt.Tx) error {
-			return s.run(btx, func(tx *Tx) error {
-				for i, p := range parts {
-					if err := p.fn(tx); err != nil {
-						failed = i
-						return err
-					}
-				}
-				return nil
-			})
-		})
-		if failed < 0 {
-			for _, p := range parts {
-				p.end(err)
-			}
-			return err
-		}
-		parts[failed].end(err)
-		parts = slices.Delete(parts, failed, failed+1)
+// updateAll makes one transaction of all parts or, where there is no room for that, one of each. All are told. The store's lock is held.
+func (s *Store) updateAll(parts []*part, looked *unix.Stat_t) {
+	version, err := s.updateOnce(parts, looked)
+	if len(parts) == 1 || !errors.Is(noSpace(err), errs.ErrNoSpace) || !s.before(version) {
+		tell(parts, err)
+		return
 	}
-	return nil
+	for _, p := range parts {
+		alone := []*part{p}
+		_, err := s.updateOnce(alone, nil)
+		tell(alone, err)
+	}
+}
+
+// tell tells all what came of a transaction. Nobody hears that he was refused where it failed: what he was refused for may not have happened.
+func tell(parts []*part, err error) {
+	for _, p := range parts {
+		if err == nil {
+			p.end(p.refused)
+		} else {
+			p.end(err)
+		}
+	}
+}
+
+// before tells whether the store is certainly older than a version: a header that the disk may not have taken is there to be read nevertheless.
+func (s *Store) before(version uint64) bool {
+	v, err := versionAt(s.path)
+	return err == nil && v < version
+}
+
+// updateOnce makes one transaction of all parts but those that are refused, which is found by trying. Its version and error are returned.
+func (s *Store) updateOnce(parts []*part, looked *unix.Stat_t) (version uint64, err error) {
+	for _, p := range parts {
+		p.refused = nil
+	}
+	err = s.use(false, looked, func(db *bbolt.DB) error {
+		for slices.ContainsFunc(parts, func(p *part) bool { return p.refused == nil }) {
+			s.updates.Add(1)
+			refused := false
+			err := db.Update(func(btx *bbolt.Tx) error {
+				version = uint64(btx.ID())
+				return s.run(btx, func(tx *Tx) (err error) {
+					refused, err = runAll(tx, parts)
+					return err
+				})
+			})
+			if !refused {
+				return err
+			}
+		}
+		return nil
+	})
+	return version, err
+}
+
+// runAll runs all that were not refused, up to one that is. Of those after him, others may be refused now.
+func runAll(tx *Tx, parts []*part) (refused bool, err error) {
+	for i, p := range parts {
+		if p.refused != nil {
+			continue
+		}
+		if p.refused = p.fn(tx); p.refused != nil {
+			for _, later := range parts[i+1:] {
+				later.refused = nil
+			}
+			return true, p.refused
+		}
+	}
+	return false, nil
 }

@@ -4,12 +4,18 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/testenv"
 	"github.com/dmlayer/dmlayer/metadata"
 )
 
@@ -51,9 +57,14 @@ func newCrowd(t *testing.T) *crowd {
 
 // want has somebody else want a change, and returns when he waits.
 func (c *crowd) want(ctx context.Context, fn func(tx *metadata.Tx) error) *error {
+	return c.wantThen(ctx, fn, func() {})
+}
+
+// wantThen is want, and calls then when he was told.
+func (c *crowd) wantThen(ctx context.Context, fn func(tx *metadata.Tx) error, then func()) *error {
 	err := new(error)
 	before := c.Waiting()
-	c.all.Go(func() { *err = c.UpdateTogether(ctx, fn) })
+	c.all.Go(func() { *err = c.UpdateTogether(ctx, fn); then() })
 	for c.Waiting() == before {
 		runtime.Gosched()
 	}
@@ -161,6 +172,97 @@ func TestUpdateTogetherPanics(t *testing.T) {
 	mustFail(t, *other, errs.ErrDamaged)
 	c.gate.open <- struct{}{}
 	must(t, c.UpdateTogether(ctx, add(1)))
+}
+
+// Who is refused for what another has changed in the same transaction hears so when that is durable: a power cut before leaves neither.
+func TestUpdateTogetherToldWhenDurable(t *testing.T) {
+	c, ctx := newCrowd(t), t.Context()
+	first := c.want(ctx, add(1))
+	<-c.gate.asked
+	var told atomic.Bool
+	taken := c.wantThen(ctx, add(1), func() { told.Store(true) })
+	early := false
+	last := c.want(ctx, func(tx *metadata.Tx) error {
+		for range 10000 { // whoever was told would be heard of
+			runtime.Gosched()
+		}
+		early = told.Load()
+		return add(3)(tx)
+	})
+	c.gate.open <- struct{}{}
+	c.all.Wait()
+	must(t, errors.Join(*first, *last))
+	mustFail(t, *taken, errs.ErrExists)
+	if early {
+		t.Error("he was told while the transaction of the others ran")
+	}
+}
+
+// What nobody else has changed refuses nobody: where the others' transaction fails, he hears that, and where one before him is refused at second
+// thought, he is not.
+func TestUpdateTogetherRefusedForNothing(t *testing.T) {
+	c, ctx := newCrowd(t), t.Context()
+	first := c.want(ctx, add(1))
+	<-c.gate.asked
+	taken := c.want(ctx, add(1))
+	panics := c.want(ctx, func(*metadata.Tx) error { panic("damaged") })
+	c.gate.open <- struct{}{}
+	c.all.Wait()
+	for _, err := range []error{*first, *taken, *panics} {
+		mustFail(t, err, errs.ErrDamaged)
+	}
+	runs := 0
+	fickle := c.want(ctx, func(tx *metadata.Tx) error {
+		if runs++; runs > 1 {
+			return errs.ErrInvalid
+		}
+		return add(1)(tx)
+	})
+	<-c.gate.asked
+	second := c.want(ctx, add(1))
+	c.gate.open <- struct{}{}
+	c.all.Wait()
+	mustFail(t, *fickle, errs.ErrInvalid)
+	must(t, *second)
+	if names := fmt.Sprint(c.names()); names != "[n1]" {
+		t.Errorf("there are %s", names)
+	}
+}
+
+// Where there is no room for all, there is for those that need none, such as a removal; and who was refused for what had no room is not.
+func TestUpdateTogetherWithoutRoom(t *testing.T) {
+	testenv.Need(t, testenv.Root)
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"))
+	defer func() { must(t, unix.Unmount(dir, unix.MNT_DETACH)) }()
+	path := filepath.Join(dir, "records.db")
+	empty, err := os.ReadFile(create(t))
+	must(t, err)
+	must(t, os.WriteFile(path, empty, 0o600))
+	c, ctx := newCrowd(t), t.Context()
+	c.Store = metadata.New(path, c.gate)
+	defer c.Close()
+	c.gate.open <- struct{}{}
+	must(t, c.Update(ctx, add(1)))
+	<-c.gate.asked
+	large := c.want(ctx, func(tx *metadata.Tx) error {
+		n := node("n2", 2, 0)
+		n.Labels = map[string]string{"a": strings.Repeat("x", 2<<20)}
+		_, err := tx.AddNode(n)
+		return err
+	})
+	<-c.gate.asked
+	small := c.want(ctx, add(2))
+	removal := c.want(ctx, func(tx *metadata.Tx) error { return tx.DeleteNode(1) })
+	refused := c.want(ctx, func(tx *metadata.Tx) error { return tx.DeleteNode(1) })
+	c.gate.open <- struct{}{}
+	c.all.Wait()
+	mustFail(t, *large, errs.ErrNoSpace)
+	must(t, errors.Join(*small, *removal))
+	mustFail(t, *refused, errs.ErrNotFound)
+	if names := fmt.Sprint(c.names()); names != "[n2]" || len(c.gate.asked) > 0 {
+		t.Errorf("there are %s; the lock was asked for %d times more", names, len(c.gate.asked))
+	}
 }
 
 // Many at once, some of which fail and some of which give up: all that was promised is there, and nothing else.
