@@ -21,8 +21,10 @@ type Loss struct {
 	Object string // `layer "base"`, "thin device 12"
 	Node   string // "" for a thin device that no record names, and for the label
 	Gone   bool   // nothing is left of it
-	Blocks uint64 // that it loses, as far as that can be told
-	Of     uint64 // that it had; 0: cannot be told
+	// Unproven says that it keeps what is likely its own, and may be another's: what led to it is lost.
+	Unproven bool
+	Blocks   uint64 // that it loses, as far as that can be told
+	Of       uint64 // that it had; 0: cannot be told
 	// Where says which of its blocks are lost or may be, as far as that is known: "blocks 252 to 503".
 	Where string
 }
@@ -34,6 +36,8 @@ func (l Loss) String() string {
 		return fmt.Sprintf("%s: all of it", l.Object)
 	case l.Gone:
 		return fmt.Sprintf("%s: all of it, %d blocks", l.Object, l.Of)
+	case l.Unproven && l.Where == "":
+		return l.Object + ": nothing, if what is found is its own, which is likely and cannot be proven"
 	}
 	said := fmt.Sprintf("%s: %d of %d blocks", l.Object, l.Blocks, l.Of)
 	if l.Of == 0 {
@@ -100,7 +104,10 @@ func (r *repairer) compare(ctx context.Context, repaired *thinmeta.Metadata) err
 		if err != nil {
 			return err
 		}
-		if loss.Gone || loss.Blocks > 0 || loss.Where != "" {
+		if id == labelID { // says itself whose it is
+			loss.Unproven = false
+		}
+		if loss.Gone || loss.Blocks > 0 || loss.Where != "" || loss.Unproven {
 			named := f.about(id, FoundNodeDamaged, "")
 			if loss.Object, loss.Node = named.Object, named.Node; id == labelID {
 				loss.Object = "the label of the pool"
@@ -109,7 +116,7 @@ func (r *repairer) compare(ctx context.Context, repaired *thinmeta.Metadata) err
 		}
 	}
 	for id := range after {
-		if _, was := before[id]; !was && old != nil {
+		if _, was := before[id]; !was && old != nil && id != labelID {
 			r.report.Appeared = append(r.report.Appeared, id)
 		}
 	}
@@ -148,7 +155,7 @@ func (r *repairer) lossOf(ctx context.Context, id metadata.ThinID, old, repaired
 // lossIn is the loss of a device that is still there. What the pool had counted may be wrong itself: it proves nothing whole, as there was something in each
 // range that is lost.
 func lossIn(id metadata.ThinID, d thinmeta.RepairedDevice) Loss {
-	loss := Loss{ID: id, Where: rangesOf(d.Lost)}
+	loss := Loss{ID: id, Where: rangesOf(d.Lost), Unproven: d.Unproven}
 	if known := d.Had >= d.Mapped+uint64(len(d.Lost)); known && !d.Remade {
 		loss.Of = d.Had
 		if len(d.Lost) > 0 {

@@ -45,6 +45,10 @@ type RepairedDevice struct {
 	// Remade says that what the pool knew of it besides its mappings was lost.
 	// The kernel holds all that it has for shared then, which is safe.
 	Remade bool
+	// Unproven says that the block of the device tree is lost that led to its
+	// mappings, that these are what an earlier one led to, and that they have the
+	// right number: they are likely its own, and may be another's.
+	Unproven bool
 	// Lost are the ranges of which nothing is known any more, at most 1000. Which
 	// blocks in them it had cannot be told, but that it had some in each.
 	Lost []Range
@@ -73,7 +77,7 @@ func Repair(ctx context.Context, f Storage, o RepairOptions) (Repaired, error) {
 		return Repaired{}, err
 	}
 	r := mender{
-		ctx: ctx, m: m, f: f, o: o, nodes: map[uint64]*mended{}, spans: map[uint64][]Range{}, fixed: map[uint64]bool{},
+		ctx: ctx, m: m, f: f, o: o, nodes: map[uint64]*mended{}, spans: map[uint64][]Range{}, fixed: map[uint64]bool{}, unproven: map[uint64]bool{},
 		joined: map[[3]uint64][]kid{}, cut: map[[2]uint64]uint64{},
 	}
 	err = r.measure()
@@ -104,16 +108,18 @@ type mender struct {
 	details map[uint64]Device
 	roots   []deviceRoot
 	fixed   map[uint64]bool // blocks of the trees that are made anew
-	nodes   map[uint64]*mended
-	spans   map[uint64][]Range // what is lost below nodes
-	used    blockStates        // blocks that the trees refer to, and those that more than one node does
-	limits  map[uint64]uint64  // last keys that nodes may have below them, at whatever place
-	joined  map[[3]uint64][]kid
-	cut     map[[2]uint64]uint64
-	free    []uint64 // blocks that are not needed any more
-	next    uint64   // block that may be free
-	lost    errorList
-	report  []RepairedDevice
+	// unproven are devices that may have another's mappings.
+	unproven map[uint64]bool
+	nodes    map[uint64]*mended
+	spans    map[uint64][]Range // what is lost below nodes
+	used     blockStates        // blocks that the trees refer to, and those that more than one node does
+	limits   map[uint64]uint64  // last keys that nodes may have below them, at whatever place
+	joined   map[[3]uint64][]kid
+	cut      map[[2]uint64]uint64
+	free     []uint64 // blocks that are not needed any more
+	next     uint64   // block that may be free
+	lost     errorList
+	report   []RepairedDevice
 }
 
 // measure finds out how large the pool is.
@@ -173,13 +179,17 @@ func (r *mender) readDevices() error {
 	if err := roots.read(r.m.super.MappingRoot, deviceTree); err != nil {
 		return err
 	}
-	return details.read(r.m.super.DetailsRoot, detailsTree)
+	if err := details.read(r.m.super.DetailsRoot, detailsTree); err != nil || !roots.damaged {
+		return err
+	}
+	return r.find()
 }
 
 // listReader reads a tree that belongs to no device, in order.
 type listReader struct {
-	r    *mender
-	leaf func(n node)
+	r       *mender
+	leaf    func(n node)
+	damaged bool
 }
 
 func (l *listReader) read(root uint64, tree treeType) error {
@@ -193,11 +203,11 @@ func (l *listReader) reference(block uint64, at place) (bool, uint64) {
 		return true, 0 // where it is refused
 	}
 	if err := l.r.inRange(block); err != nil {
-		l.r.lost.add(at.damage(block, err))
+		l.lost(at.damage(block, err))
 		return false, 0
 	}
 	if l.r.fixed[block] {
-		l.r.lost.add(at.damage(block, fmt.Errorf("block is elsewhere as well: %w", ErrMismatch)))
+		l.lost(at.damage(block, fmt.Errorf("block is elsewhere as well: %w", ErrMismatch)))
 		return false, 0
 	}
 	return true, 0
@@ -210,7 +220,10 @@ func (l *listReader) node(n node, _ place) {
 	}
 }
 
-func (l *listReader) lost(d *Damage) { l.r.lost.add(d) }
+func (l *listReader) lost(d *Damage) {
+	l.damaged = true
+	l.r.lost.add(d)
+}
 
 func (l *listReader) done(uint64, uint64) {}
 
@@ -246,6 +259,7 @@ func (r *mender) mendDevices() error {
 		was, known := r.details[d.id]
 		device.Had = was.MappedBlocks
 		device.Remade = !known && !device.Gone
+		device.Unproven = r.unproven[d.id] && !device.Gone
 		r.report = append(r.report, device)
 	}
 	for id := range named {

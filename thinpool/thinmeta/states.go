@@ -139,6 +139,20 @@ func (t refTable) add(block uint64) {
 	}
 }
 
+// set gives a block of which nothing was said a number of references.
+func (t refTable) set(block uint64, n uint32) {
+	if n == 0 {
+		return
+	}
+	t.add(block)
+	p := t.pages[block/refPage]
+	if n < refMany {
+		p[block%refPage] = uint8(n)
+		return
+	}
+	p[block%refPage], t.many[block] = refMany, n
+}
+
 // get returns the references of a block.
 func (t refTable) get(block uint64) uint32 {
 	p := t.pages[block/refPage]
