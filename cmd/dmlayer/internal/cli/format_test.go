@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -47,6 +48,36 @@ func TestListAsJSON(t *testing.T) {
 	out.Reset()
 	if err := printList(a, []nodeRecord(nil), func(r nodeRecord) string { return r.Name }, nil); err != nil || out.String() != "[]\n" {
 		t.Errorf("an empty list is %q, %v", out, err)
+	}
+}
+
+func TestWhatIsGone(t *testing.T) {
+	gone := []goneImage{newGoneImage(image.Removed{Refs: []string{"a", "b"}, ID: "sha256:1"}), newGoneImage(image.Removed{ID: "sha256:2", Strays: []string{"x"}})}
+	cause := errors.New("the rest is in use")
+	for _, tc := range []struct {
+		format string
+		quiet  bool
+		gone   []goneImage
+		err    error
+		want   string
+	}{
+		{"", false, gone, nil, "a\nb\nsha256:2\n"},
+		{"json", true, gone, nil, "a\nb\nsha256:2\n"},
+		{"{{.ID}} {{len .Refs}} {{len .KeptLayers}}", false, gone, nil, "sha256:1 2 0\nsha256:2 0 1\n"},
+		{"json", false, gone[1:], cause, "[\n  {\n    \"id\": \"sha256:2\",\n    \"refs\": [],\n    \"keptLayers\": [\n      \"x\"\n    ]\n  }\n]\n"},
+		{"json", false, nil, nil, "[]\n"},
+		{"json", false, nil, cause, ""},
+		{"", false, nil, nil, ""},
+	} {
+		a, out, _ := testApp(0, nil)
+		var err error
+		if a.format, err = parseFormat(tc.format); err != nil {
+			t.Fatal(err)
+		}
+		a.flags.quiet = tc.quiet
+		if err := printGone(a, tc.gone, goneImage.names, tc.err); !errors.Is(err, tc.err) || out.String() != tc.want {
+			t.Errorf("%q: %q, %v, want %q", tc.format, out, err, tc.want)
+		}
 	}
 }
 

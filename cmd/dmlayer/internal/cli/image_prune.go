@@ -2,7 +2,6 @@ package cli
 
 import (
 	"context"
-	"errors"
 
 	"github.com/spf13/cobra"
 
@@ -18,7 +17,8 @@ func (a *app) newImagePrune() *cobra.Command {
 		Short: "Remove images that nobody needs",
 		Long: `Removes images that have no reference, or with --all all images, and the layers that nothing uses any
 more. An image that a snapshot or a volume descends from stays. Prints each reference that is gone, or the
-id of an image that had none. It does not ask: --dry-run only says what would go.
+id of an image that had none; as JSON a list of objects with id, refs and keptLayers, the layers that are still in
+use. It does not ask: --dry-run only says what would go.
 
 Filters, which all must fit:
   label=KEY[=VALUE]        of the image's configuration; label!= for those without
@@ -33,7 +33,13 @@ Layers that no image has, which an interrupted load leaves, go with dmlayer prun
 			}
 			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
 				removed, err := image.Prune(ctx, s, o)
-				return errors.Join(a.printRemoved(removed), err)
+				gone := make([]goneImage, len(removed))
+				for i, r := range removed {
+					gone[i] = newGoneImage(r)
+				}
+				printed := printGone(a, gone, goneImage.names, err)
+				a.noteKept(removed)
+				return printed
 			})
 		},
 	}
@@ -41,5 +47,32 @@ Layers that no image has, which an interrupted load leaves, go with dmlayer prun
 	f.BoolVarP(&o.All, "all", "a", false, "also images that have references")
 	f.BoolVar(&o.DryRun, "dry-run", false, "remove nothing, print what would go")
 	f.StringArrayVar(&filters, "filter", nil, "`key=value`, see above; repeatable")
-	return exitCodes(cmd, 3, 5, 7, 8)
+	return records(exitCodes(cmd, 3, 5, 7, 8))
+}
+
+// goneImage is an image that image prune removed, or would.
+type goneImage struct {
+	ID         string   `json:"id"`
+	Refs       []string `json:"refs"`
+	KeptLayers []string `json:"keptLayers"`
+}
+
+func newGoneImage(r image.Removed) goneImage {
+	return goneImage{ID: r.ID, Refs: orEmpty(r.Refs), KeptLayers: orEmpty(r.Strays)}
+}
+
+// names are the references of an image, or its id where it had none.
+func (g goneImage) names() []string {
+	if len(g.Refs) == 0 {
+		return []string{g.ID}
+	}
+	return g.Refs
+}
+
+// orEmpty makes a list that JSON prints as [].
+func orEmpty(list []string) []string {
+	if list == nil {
+		return []string{}
+	}
+	return list
 }

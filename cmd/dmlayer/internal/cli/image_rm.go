@@ -44,18 +44,21 @@ An image can also be named by its id or the start of it; one with several refere
 // printRemoved prints what is gone, a line each, and notes what had to stay.
 func (a *app) printRemoved(removed []image.Removed) error {
 	for _, r := range removed {
-		names := r.Refs
-		if len(names) == 0 {
-			names = []string{r.ID}
-		}
-		for _, name := range names {
+		for _, name := range newGoneImage(r).names() {
 			if err := a.println(name); err != nil {
 				return err
 			}
 		}
+	}
+	a.noteKept(removed)
+	return nil
+}
+
+// noteKept notes which images leave layers behind that are still in use.
+func (a *app) noteKept(removed []image.Removed) {
+	for _, r := range removed {
 		if n := len(r.Strays); n > 0 {
-			a.note("%s: kept %s, still in use; dmlayer prune removes what is free", names[0], count(n, "layer"))
+			a.note("%s: kept %s, still in use; dmlayer prune removes what is free", newGoneImage(r).names()[0], count(n, "layer"))
 		}
 	}
-	return nil
 }

@@ -78,22 +78,47 @@ func (a *app) newPrune() *cobra.Command {
 		Use:   "prune",
 		Short: "Remove layers that nothing uses",
 		Long: `Removes layers that have no child, belong to no image and are not in use, again and again until none
-is left. Snapshots and volumes stay. Prints the name of each layer that is gone.`,
+is left. Snapshots and volumes stay. Prints the name of each layer that is gone, or would be; as JSON a list of
+objects with name.`,
 		Example: "  dmlayer prune --dry-run\n  dmlayer prune",
 		GroupID: groupNodes,
 		Args:    args(0, 0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(cmd, func(ctx context.Context, s *layer.Store) error {
 				names, err := s.Prune(ctx, dryRun)
-				for _, name := range names {
-					if err := a.println(name); err != nil {
-						return err
-					}
+				gone := make([]goneLayer, len(names))
+				for i, name := range names {
+					gone[i].Name = name
 				}
-				return err
+				return printGone(a, gone, func(g goneLayer) []string { return []string{g.Name} }, err)
 			})
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "remove nothing, print what would go")
-	return exitCodes(cmd, 3, 5, 7, 8)
+	return records(exitCodes(cmd, 3, 5, 7, 8))
+}
+
+// goneLayer is a layer that prune removed, or would.
+type goneLayer struct {
+	Name string `json:"name"`
+}
+
+// printGone prints what a command removed, or would, until err ended it: the names, a line each, or records where
+// --format asks for them. An empty list is printed only of a command that succeeded. It returns err, or why it could
+// not print.
+func printGone[T any](a *app, gone []T, names func(T) []string, err error) error {
+	if a.format.tmpl != nil || a.format.json && !a.flags.quiet {
+		if err != nil && len(gone) == 0 {
+			return err
+		}
+		return errors.Join(printList(a, gone, nil, nil), err)
+	}
+	for _, g := range gone {
+		for _, name := range names(g) {
+			if err := a.println(name); err != nil {
+				return err
+			}
+		}
+	}
+	return err
 }
