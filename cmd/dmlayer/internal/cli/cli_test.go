@@ -163,6 +163,20 @@ func TestParseSize(t *testing.T) {
 	}
 }
 
+func TestPercentages(t *testing.T) {
+	for s, want := range map[string]int{"1": 1, "80%": 80, "99": 99, "none": none} {
+		var got int
+		f := percentFlag{&got, maxPart}
+		if err := f.Set(s); err != nil || got != want {
+			t.Errorf("%q: %d, %v, want %d", s, got, err, want)
+		}
+	}
+	var got int
+	if err := (percentFlag{&got, maxPart}).Set("0"); !errors.Is(err, errs.ErrInvalid) || !strings.Contains(err.Error(), "none") {
+		t.Errorf("0: %v, which does not say how to switch it off", err)
+	}
+}
+
 func FuzzParseSize(f *testing.F) {
 	for _, s := range []string{"10G", "-1", "1e30", "9223372036854775807", "0x1p-2", " ", "1 "} {
 		f.Add(s)
@@ -250,7 +264,7 @@ func TestCompletion(t *testing.T) {
 }
 
 func TestRecordsHaveJSONNamesForEveryField(t *testing.T) {
-	for _, r := range []any{nodeDetails{}, imageDetails{}, stepRecord{}, branchRecord{}, imageEnd{}, treeNode{}, checkRecord{}, versionRecord{}, changeRecord{}, pool.Status{}} {
+	for _, r := range []any{nodeDetails{}, imageDetails{}, stepRecord{}, branchRecord{}, imageEnd{}, treeNode{}, checkRecord{}, versionRecord{}, changeRecord{}, goneLayer{}, goneImage{}, pool.Status{}} {
 		for _, f := range reflect.VisibleFields(reflect.TypeOf(r)) {
 			if tag := f.Tag.Get("json"); !f.Anonymous && (tag == "" || strings.ToLower(tag[:1]) != tag[:1] || strings.ContainsAny(tag, "_,")) {
 				t.Errorf("%T.%s: JSON name %q", r, f.Name, tag)

@@ -33,7 +33,7 @@ func checkPoolSpace(name string, p pool.Status) []checkRecord {
 		warn("growth", fmt.Sprintf("it is to grow at %d%%, and nobody is there to do it", *p.GrowAt), "run dmlayer serve --pool %s (systemctl enable --now dmlayer)", name)
 	}
 	if p.GrowAt != nil && p.DataMax != nil && p.DataTotal != nil && *p.DataMax <= *p.DataTotal {
-		warn("growth", "there is nothing left to grow into", "make room below the pool, or create it without growth (--grow-at 0)")
+		warn("growth", "there is nothing left to grow into", "make room below the pool, or switch growth off: dmlayer pool set --grow-at none %s", name)
 	}
 	checkOvercommit(p, warn)
 	checkHost(p, warn)
@@ -65,7 +65,7 @@ func checkOvercommit(p pool.Status, warn func(what, detail, advice string, args 
 		return
 	}
 	warn("over-commitment", fmt.Sprintf("snapshots and volumes could come to take %s, %.0f%% of the data", humanSize(p.VirtualTotal), *p.Overcommit),
-		"watch it, let it grow (dmlayer serve), or set a ceiling when you make a pool (--overcommit)")
+		"watch it, let it grow (dmlayer serve), or set a ceiling: dmlayer pool set --overcommit PERCENT %s", p.Name)
 }
 
 // Of how much more than is in use a data file may take doctor says nothing: so many bytes, and such a part of what is in use, in percent.

@@ -34,13 +34,16 @@ func (f percentFlag) String() string {
 func (f percentFlag) Type() string { return "percent" }
 
 func (f percentFlag) Set(s string) error {
-	if s == "none" || s == "0" || s == "0%" {
+	if s == "none" {
 		*f.value = none
 		return nil
 	}
 	n, err := strconv.Atoi(strings.TrimSuffix(s, "%"))
-	if err != nil || n < 1 || n > f.most {
+	switch {
+	case err != nil, n < 0, n > f.most, strings.HasPrefix(s, "+"):
 		return usagef("must be 1 to %d percent, or none", f.most)
+	case n == 0:
+		return usagef("must be 1 to %d percent; to switch it off write none", f.most)
 	}
 	*f.value = n
 	return nil
