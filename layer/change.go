@@ -137,6 +137,19 @@ func (s *Store) Resize(ctx context.Context, name string, size int64) error {
 	return opError("resize", name, s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error { return o.resize(ctx, n, size) }))
 }
 
+// ResizeBy grows a node by that many bytes, as Resize does.
+func (s *Store) ResizeBy(ctx context.Context, name string, more int64) error {
+	if err := checkSize("node", name, more); err != nil {
+		return err
+	}
+	return opError("resize", name, s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) error {
+		if err := checkSize("node", name, n.Size+more); err != nil {
+			return err
+		}
+		return o.resize(ctx, n, n.Size+more)
+	}))
+}
+
 func (o *op) resize(ctx context.Context, n metadata.Node, size int64) error {
 	if n.Kind == metadata.KindLayer {
 		return fmt.Errorf("%q is a layer, which never changes: %w", n.Name, errs.ErrInvalid)

@@ -195,7 +195,7 @@ func (s setting) confirm(key, value, pool string) error {
 
 func parseSize(value string) (int64, error) {
 	size, err := units.RAMInBytes(value)
-	if err != nil || size <= 0 {
+	if err != nil || size <= 0 || strings.HasPrefix(value, "+") {
 		return 0, errs.WithHint(fmt.Errorf("size %q: %w", value, errs.ErrInvalid), "a number and a unit, such as 20G")
 	}
 	return size, nil

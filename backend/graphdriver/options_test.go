@@ -25,7 +25,7 @@ func TestOptions(t *testing.T) {
 		"dm.thinp_autoextend_threshold=80": "--grow-at", "dm.thinp_autoextend_percent=20": "--grow-by", "dm.libdm_log_level=7": "--log-level",
 		"dm.use_deferred_removal=false": "always true", "dm.use_deferred_deletion=0": "always true", "dm.use_deferred_removal=yes": "not true or false",
 		"dm.xfs_nospace_max_retries=5": "always 0", "dm.override_udev_sync_check=maybe": "not true or false",
-		"dm.basesize=-1": "such as 20G", "dm.basesize": "no value", "overlay2.size=1G": "unknown", "dm.blocksize=x": "such as 20G", "dm.blkdiscard=x": "not true or false",
+		"dm.basesize=-1": "such as 20G", "dm.basesize=+1G": "such as 20G", "dm.basesize": "no value", "overlay2.size=1G": "unknown", "dm.blocksize=x": "such as 20G", "dm.blkdiscard=x": "not true or false",
 	} {
 		_, err := d.try("Init", map[string]any{"Opts": []string{bad}})
 		mustFail(t, err, want)

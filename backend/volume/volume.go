@@ -86,7 +86,7 @@ func parse(options map[string]string) (so layer.SnapshotOptions, fs string, err 
 	for key, value := range options {
 		switch key {
 		case "size":
-			if so.Size, err = units.RAMInBytes(value); err == nil && so.Size <= 0 {
+			if so.Size, err = units.RAMInBytes(value); err == nil && (so.Size <= 0 || value[0] == '+') {
 				err = errors.New("not a size")
 			}
 			if err != nil {

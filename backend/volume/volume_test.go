@@ -165,6 +165,7 @@ func TestVolumes(t *testing.T) {
 	for text, r := range map[string]request{
 		"volume has size":    {Name: "n", Opts: map[string]string{"sise": "1G"}},
 		"such as 20G":        {Name: "n", Opts: map[string]string{"size": "-1"}},
+		`size="+1G"`:         {Name: "n", Opts: map[string]string{"size": "+1G"}},
 		"one file system":    {Name: "n", Opts: map[string]string{"fs": "xfs"}},
 		"not found":          {Name: "n", Opts: map[string]string{"from": "nothing"}},
 		"nothing is named":   {Name: "n", Opts: map[string]string{"from": ""}},

@@ -156,7 +156,7 @@ func TestParseSize(t *testing.T) {
 			t.Errorf("parseSize(%q) = %d, %v, want %d", s, got, err, want)
 		}
 	}
-	for _, s := range []string{"", "0", "-1", "-0", "0.4", "G", "10X", "1e400", "1e30", "8192P", "1025P", "NaN", "Inf", "1 0", "10GG", "0x10", "１"} {
+	for _, s := range []string{"", "0", "-1", "-0", "0.4", "G", "10X", "1e400", "1e30", "8192P", "1025P", "NaN", "Inf", "1 0", "10GG", "0x10", "１", "+1G", "+", "++1"} {
 		if got, err := parseSize(s); !errors.Is(err, errs.ErrInvalid) {
 			t.Errorf("parseSize(%q) = %d, %v, want a usage error", s, got, err)
 		}

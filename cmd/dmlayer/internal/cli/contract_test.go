@@ -186,7 +186,8 @@ var badUsage = []string{
 	"resize n 0", "resize n -1G", "resize n 10X", "resize n G", "resize n ten", "resize n 1e30", "resize n 9000000P", "resize n 0.1",
 	"resize n 16777216T", "snapshot --size 0 n", "snapshot --size -5 n", "snapshot --size=-5G n", "pool create --data-size 0",
 	"pool create --metadata-size none", "pool create --base-size 99999999999999999999", "pool create --block-size 32K",
-	"pool create --block-size 100K", "pool create --block-size 2G", "pool create --block-size 0",
+	"resize n ++1G", "resize n +", "resize n +0", "resize n +-1G", "snapshot --size +1G n", "pool create --data-size +1G", "pool create --grow-limit +1G", "pool set --grow-limit +1G",
+	"pool extend --data ++1G", "pool create --block-size 100K", "pool create --block-size 2G", "pool create --block-size 0",
 	"pool set --overcommit 0", "pool set --grow-at 0", "pool set --grow-at 0%", "pool create --min-free -0", "pool set --grow-by 000", "pool set --grow-at 100",
 	"pool set --grow-at +80", "pool set --grow-at -1", "pool set --grow-at 80%%", "pool create --grow-limit 0",
 	// Choices.

@@ -27,16 +27,22 @@ func (f extentFlag) String() string {
 func (f extentFlag) Type() string { return "size" }
 
 func (f extentFlag) Set(s string) error {
-	number, more := strings.CutPrefix(s, "+")
-	if strings.HasPrefix(s, "-") {
-		return usagef("size %q: a pool can only grow; 20G is the new size, +20G is that much more", s)
-	}
-	n, err := parseSize(number)
+	n, more, err := parseGrowth("pool", s)
 	if err != nil {
 		return err
 	}
 	*f.extent = pool.Extent{Bytes: n, More: more}
 	return nil
+}
+
+// parseGrowth reads the new size of a thing, or with a + how much more it is to be.
+func parseGrowth(kind, s string) (n int64, more bool, err error) {
+	if strings.HasPrefix(s, "-") {
+		return 0, false, usagef("size %q: a %s can only grow; 20G is the new size, +20G is that much more", s, kind)
+	}
+	number, more := strings.CutPrefix(s, "+")
+	n, err = parseSize(number)
+	return n, more, err
 }
 
 func (a *app) newPoolExtend() *cobra.Command {

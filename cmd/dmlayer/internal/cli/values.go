@@ -14,10 +14,13 @@ import (
 // pool has the limits that mean something.
 const maxSize = 1 << 60
 
-// parseSize reads a size in binary units: 10G is 10 GiB.
+// parseSize reads a size in binary units: 10G is 10 GiB. A + would be taken for that much more by who writes it,
+// and so has no place where a size is one.
 func parseSize(s string) (int64, error) {
 	n, err := units.RAMInBytes(s)
 	switch {
+	case err == nil && strings.HasPrefix(s, "+"):
+		return 0, usagef("size %q: must be a size, not how much more", s)
 	case err != nil:
 		return 0, usagef("size %q: must be a number with a unit, such as 512M or 10G", s)
 	case n > maxSize, n < 0: // a float too large for an int64 converts to either, by architecture
