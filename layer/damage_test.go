@@ -45,7 +45,7 @@ func TestCheckEveryDamage(t *testing.T) {
 		if !d.Apply(im, rnd) || len(im.Bytes) < 1024*thinmeta.BlockSize {
 			continue // the file is longer
 		}
-		m := &poolMetadata{t, e.Metadata(), im}
+		m := &poolMetadata{t, e.Metadata(), 0, im}
 		m.save()
 		r := checkPool(t, e)
 		if !r.Has(codes[d.Effect]...) {

@@ -24,17 +24,23 @@ import (
 
 // poolMetadata is the metadata file of a stopped pool, to be damaged.
 type poolMetadata struct {
-	t    testing.TB
-	path string
+	t     testing.TB
+	path  string
+	begin int64 // of the metadata in it
 	*metagen.Image
 }
 
 func stoppedMetadata(t testing.TB, e *pooltest.Env) *poolMetadata {
 	t.Helper()
 	must(t, pool.Stop(pooltest.Context(t), e.Dirs, e.Name))
-	b, err := os.ReadFile(e.Metadata())
+	path, begin := e.Metadata(), int64(0)
+	if e.MetadataDisk != nil {
+		path, begin = e.MetadataDisk.File, 1<<20 // behind the header
+	}
+	b, err := os.ReadFile(path)
 	must(t, err)
-	return &poolMetadata{t, e.Metadata(), &metagen.Image{Bytes: b, Blocks: map[uint64]metagen.Info{0: {Kind: metagen.Superblock}}}}
+	b = b[begin:]
+	return &poolMetadata{t, path, begin, &metagen.Image{Bytes: b, Blocks: map[uint64]metagen.Info{0: {Kind: metagen.Superblock}}}}
 }
 
 // save writes the file in place: it keeps its blocks.
@@ -42,7 +48,7 @@ func (m *poolMetadata) save() {
 	m.t.Helper()
 	f, err := os.OpenFile(m.path, os.O_WRONLY, 0)
 	must(m.t, err)
-	_, err = f.WriteAt(m.Bytes, 0)
+	_, err = f.WriteAt(m.Bytes, m.begin)
 	must(m.t, errors.Join(err, f.Sync(), f.Close()))
 }
 

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
+	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
@@ -149,4 +152,53 @@ func TestRepairGrowsMetadata(t *testing.T) {
 	if len(old) != 1 {
 		t.Errorf("kept: %v", old)
 	}
+}
+
+// A pool on disks takes what its metadata disk has become; until then the repair says that, and leaves all as it was.
+func TestRepairGrowsMetadataDisk(t *testing.T) {
+	if os.Getenv("DMLAYER_TEST_LONG") == "" {
+		t.Skip("DMLAYER_TEST_LONG is not set: files have what is common to both")
+	}
+	const size = 4 << 20
+	e := pooltest.NewDevice(t, pool.Spec{DataSize: 2 << 30, MetadataSize: size, BaseSize: 64 << 20}, 0)
+	ctx := pooltest.Context(t)
+	m := crowdedPool(t, e)
+	_, err := pool.RepairMetadata(ctx, e.Dirs, e.Name, pool.RepairOptions{})
+	mustFail(t, err, errs.ErrNoSpace)
+	if hint := errs.Hint(err); !strings.Contains(hint, "when its devices do") {
+		t.Errorf("it says %q", hint)
+	}
+	now := make([]byte, len(m.Bytes))
+	f, err := os.Open(e.MetadataDisk.File)
+	must(t, err)
+	_, err = f.ReadAt(now, m.begin)
+	must(t, errors.Join(err, f.Close()))
+	if !slices.Equal(now, m.Bytes) {
+		t.Error("a repair that was refused changed the metadata")
+	}
+	e.MetadataDisk.Resize(t, size+m.begin+4<<20)
+	refused := errors.New("not now")
+	for _, point := range []string{"pool.repair.grown", "pool.repair.swapped", ""} {
+		fault.Set(func(name string) error {
+			if name == point {
+				return refused
+			}
+			return nil
+		})
+		_, err := pool.RepairMetadata(ctx, e.Dirs, e.Name, pool.RepairOptions{})
+		fault.Set(nil)
+		if point != "" && !errors.Is(err, refused) || point == "" && err != nil {
+			t.Fatalf("%s: %v", point, err)
+		}
+		must(t, pool.Start(ctx, e.Dirs, e.Name))
+		must(t, pool.Stop(ctx, e.Dirs, e.Name))
+	}
+	must(t, pool.Start(ctx, e.Dirs, e.Name))
+	for _, f := range checkPool(t, e).Findings {
+		if f.Class == pool.NeedsRepair && f.Code != pool.FoundNodeLoss || f.Class == pool.NeedsPerson {
+			t.Errorf("found %+v", f)
+		}
+	}
+	wantWritable(t, e)
+	wantFiles(t, e.Open(t), "base", baseFiles)
 }
