@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -46,6 +47,22 @@ func checkSpace(s Space, dataSize int64) error {
 		return fmt.Errorf("overcommit %d%%: 1 to %d: %w", s.Overcommit, maxRatio, errs.ErrInvalid)
 	case s.Hook != "" && !filepath.IsAbs(s.Hook):
 		return fmt.Errorf("hook %q: must be an absolute path: %w", s.Hook, errs.ErrInvalid)
+	}
+	return nil
+}
+
+// checkHook tells whether a hook that is set now can be started: what is missing then would be known when the pool is full. A hook that
+// is set already is not looked at again. The error is ErrInvalid.
+func checkHook(program string) error {
+	if program == "" {
+		return nil
+	}
+	info, err := os.Stat(program)
+	switch {
+	case err != nil:
+		return fmt.Errorf("hook: %w: %w", err, errs.ErrInvalid)
+	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:
+		return fmt.Errorf("hook %q: must be a file that can be executed: %w", program, errs.ErrInvalid)
 	}
 	return nil
 }
@@ -94,6 +111,11 @@ func (s *Session) setSpace(ctx context.Context, change func(*Space)) (now Space,
 		}
 		if err := checkSpace(now, limitFrom); err != nil {
 			return err
+		}
+		if now.Hook != r.Space.Hook {
+			if err := checkHook(now.Hook); err != nil {
+				return err
+			}
 		}
 		r.Space = now
 		return tx.PutPool(r)

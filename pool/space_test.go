@@ -2,6 +2,8 @@ package pool
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
@@ -32,6 +34,27 @@ func TestCompleteSpace(t *testing.T) {
 	} {
 		if err := checkSpace(s, 1<<30); !errors.Is(err, errs.ErrInvalid) {
 			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+func TestCheckHook(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "file")
+	if err := os.WriteFile(file, []byte("#!/bin/sh\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, hook := range []string{dir, file, filepath.Join(dir, "nope"), filepath.Join(file, "x")} {
+		if err := checkHook(hook); !errors.Is(err, errs.ErrInvalid) {
+			t.Errorf("%s: %v", hook, err)
+		}
+	}
+	if err := os.Chmod(file, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, hook := range []string{"", file} {
+		if err := checkHook(hook); err != nil {
+			t.Errorf("%s: %v", hook, err)
 		}
 	}
 }

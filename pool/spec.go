@@ -1,6 +1,7 @@
 package pool
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -115,7 +116,7 @@ func (spec Spec) sized() (Spec, error) {
 	if spec.MetadataSize < minMetadataSize || spec.MetadataSize > int64(thinpool.MaxMetadataSize) {
 		return bad("metadata size %d: %d to %d bytes", spec.MetadataSize, minMetadataSize, thinpool.MaxMetadataSize)
 	}
-	if err := checkSpace(spec.Space, spec.DataSize); err != nil {
+	if err := cmp.Or(checkSpace(spec.Space, spec.DataSize), checkHook(spec.Space.Hook)); err != nil {
 		return spec, fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
 	return spec, nil
