@@ -63,8 +63,11 @@ var recordDamages = []struct {
 			return errors.Join(err, tx.PutNode(n))
 		}))
 	}},
-	{"index", pool.FoundRecordsIndex, false, func(t testing.TB, e *pooltest.Env) {
-		damageBolt(t, e, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("names")).Delete([]byte("web")) })
+	{"record and index", pool.FoundRecordsRecord, true, func(t testing.TB, e *pooltest.Env) {
+		key := binary.BigEndian.AppendUint64(nil, uint64(node(t, e, "web").Key))
+		damageBolt(t, e, func(tx *bbolt.Tx) error {
+			return errors.Join(tx.Bucket([]byte("nodes")).Put(key, []byte("{")), tx.Bucket([]byte("names")).Delete([]byte("web")))
+		})
 	}},
 }
 
@@ -113,6 +116,40 @@ func TestCheckDamagedRecords(t *testing.T) {
 			must(t, s.Close())
 		})
 	}
+}
+
+// Wrong indexes are made anew of the records, which loses nothing, and which a check that may not mend them leaves.
+func TestCheckWrongIndexes(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{DataSize: 256 << 20, BaseSize: 64 << 20})
+	s, err := layer.Open(pooltest.Context(t), e.Config())
+	must(t, err)
+	makeLayer(t, s, "base", "", baseFiles)
+	makeSnapshot(t, s, "web", "base")
+	must(t, s.Close())
+	damageBolt(t, e, func(tx *bbolt.Tx) error {
+		return errors.Join(tx.Bucket([]byte("names")).Delete([]byte("web")), tx.Bucket([]byte("children")).Put([]byte("nobody's"), nil))
+	})
+	before := fileTexts(t, e.Store())
+	wantCodes(t, e, pool.FoundRecordsIndex)
+	for range 2 {
+		asked := 0
+		r, err := pool.Check(pooltest.Context(t), e.Dirs, e.Name, pool.CheckOptions{Mend: func(f pool.Finding) bool {
+			asked++
+			return asked == 1 // of two
+		}})
+		must(t, err)
+		if len(r.Findings) != 2 || asked != 2 || r.Findings[0].Class != pool.NeedsRepair || !r.Findings[0].Mendable() || r.Findings[0].Loses {
+			t.Errorf("asked %d times, found %+v", asked, r.Findings)
+		}
+	}
+	if !slices.Equal(fileTexts(t, e.Store()), before) {
+		t.Error("what may not be mended was")
+	}
+	if r := mendAll(t, e); len(r.Findings) > 0 {
+		t.Errorf("found %+v", r.Findings)
+	}
+	wantCodes(t, e)
+	wantFiles(t, e.Open(t), "web", baseFiles)
 }
 
 // fileTexts returns what is in files.

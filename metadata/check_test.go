@@ -125,7 +125,28 @@ func TestCheckRecords(t *testing.T) {
 			if !slices.Contains(kinds(problems), c.kind) {
 				t.Errorf("found %v, want a problem of kind %q", problems, c.kind)
 			}
+			reindex(t, path, problems)
 		})
+	}
+}
+
+// reindex makes the indexes of a store anew: nothing else is wrong after that than was before, and where that is a record, nothing changes.
+func reindex(t *testing.T, path string, before []metadata.Problem) {
+	t.Helper()
+	s := metadata.New(path, &lock{})
+	defer s.Close()
+	err := s.Update(context.Background(), func(tx *metadata.Tx) error { return tx.Reindex() })
+	if err != nil && !errors.Is(err, errs.ErrDamaged) {
+		t.Errorf("made anew: %v", err)
+	}
+	now, cerr := s.Check(context.Background())
+	must(t, cerr)
+	want := slices.Clone(before)
+	if err == nil {
+		want = slices.DeleteFunc(want, func(p metadata.Problem) bool { return p.Kind == metadata.ProblemIndex })
+	}
+	if !slices.Equal(now, want) {
+		t.Errorf("with indexes made anew (%v): %v, want %v", err, now, want)
 	}
 }
 

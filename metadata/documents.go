@@ -37,11 +37,21 @@ func (tx *Tx) PutDocument(d Document) error {
 		if _, err := tx.NodeByKey(node); err != nil {
 			return fmt.Errorf("%s %q: %w", d.Kind, d.Key, err)
 		}
+	}
+	if err := tx.hold(d.Nodes, key); err != nil {
+		return err
+	}
+	return tx.put(bucketDocs, key, d)
+}
+
+// hold has the nodes of the document with a key lead to it.
+func (tx *Tx) hold(nodes []Key, key []byte) error {
+	for _, node := range nodes {
 		if err := tx.b.Bucket(bucketDocRefs).Put(append(u64(node), key...), []byte{}); err != nil {
 			return err
 		}
 	}
-	return tx.put(bucketDocs, key, d)
+	return nil
 }
 
 // DeleteDocument forgets a document; one that is not there is no error.

@@ -69,6 +69,9 @@ type checker struct {
 func (c *checker) run(ctx context.Context) error {
 	c.o.Progress("record store")
 	problems, err := c.Records.Check(ctx)
+	if err == nil {
+		problems, err = c.mayReindex(ctx, problems)
+	}
 	if err != nil && !errors.Is(err, errs.ErrDamaged) {
 		return err
 	}
@@ -91,13 +94,17 @@ func (c *checker) run(ctx context.Context) error {
 }
 
 func (c *checker) addProblems(problems []metadata.Problem) {
+	for _, p := range problems {
+		c.report.Add(recordsFinding(p))
+	}
+}
+
+func recordsFinding(p metadata.Problem) Finding {
 	codes := map[string]string{
 		metadata.ProblemPages: FoundRecordsPages, metadata.ProblemRecord: FoundRecordsRecord, metadata.ProblemIndex: FoundRecordsIndex,
 		metadata.ProblemParent: FoundRecordsParent, metadata.ProblemDocument: FoundRecordsDocument,
 	}
-	for _, p := range problems {
-		c.report.Add(NewFinding(codes[p.Kind], p.Object, "%s", p.Text))
-	}
+	return NewFinding(codes[p.Kind], p.Object, "%s", p.Text)
 }
 
 // checkPool looks at the pool as a whole: whether it runs, on what, and in which state.

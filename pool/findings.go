@@ -93,7 +93,7 @@ var findingKinds = map[string]findingKind{
 	FoundRecordsUnreadable: {NeedsPerson, "the record store cannot be read", doImport},
 	FoundRecordsPages:      {NeedsPerson, "pages of the record store are damaged", doImport},
 	FoundRecordsRecord:     {NeedsPerson, "a record cannot be read, or makes no sense", doImport},
-	FoundRecordsIndex:      {NeedsPerson, "an index of the record store does not agree with the records", doImport},
+	FoundRecordsIndex:      {NeedsRepair, "an index of the record store does not agree with the records", ""},
 	FoundRecordsParent:     {NeedsPerson, "a node's parent is not recorded", doImport},
 	FoundRecordsDocument:   {NeedsPerson, "an image's record names a layer that is not recorded", doImport},
 

@@ -54,7 +54,7 @@ func (c *checker) mend(ctx context.Context, f *facts, g Finding) error {
 // Mendable tells whether Check can mend what a finding is about. What is wrong with the metadata is for RepairMetadata.
 func (f Finding) Mendable() bool {
 	switch f.Code {
-	case FoundSpareMissing:
+	case FoundSpareMissing, FoundRecordsIndex:
 		return true
 	case FoundDeviceSuspended, FoundDeviceUnused, FoundDeviceOrphan, FoundLayerWritable, FoundOrphan, FoundClaimOrphan, FoundSideOrphan, FoundLinkOrphan:
 		return f.ThinID != nil
@@ -62,6 +62,30 @@ func (f Finding) Mendable() bool {
 		return f.ThinID != nil && f.Node == ""
 	}
 	return false
+}
+
+// mayReindex makes the indexes of the record store anew, where some are wrong and all of that may be mended, and returns what is wrong then: the records, if they can be
+// read, have all that is in indexes.
+func (c *checker) mayReindex(ctx context.Context, problems []metadata.Problem) ([]metadata.Problem, error) {
+	wrong := false
+	for _, p := range problems {
+		switch {
+		case p.Kind == metadata.ProblemPages || p.Kind == metadata.ProblemRecord:
+			return problems, nil
+		case p.Kind != metadata.ProblemIndex:
+		case c.o.Mend == nil || !c.o.Mend(recordsFinding(p)):
+			return problems, nil
+		default:
+			wrong = true
+		}
+	}
+	if !wrong {
+		return problems, nil
+	}
+	if err := c.Records.Update(ctx, func(tx *metadata.Tx) error { return tx.Reindex() }); err != nil {
+		return problems, fmt.Errorf("make the indexes anew: %w", err)
+	}
+	return c.Records.Check(ctx)
 }
 
 func (c *checker) mendSpare(ctx context.Context) error {

@@ -16,6 +16,18 @@ import (
 
 // repairPool mends what can be mended, and returns what is left. Data is only lost when somebody says so.
 func (a *app) repairPool(ctx context.Context, o poolCheckOptions, r pool.CheckReport) (pool.CheckReport, error) {
+	if r.Has(pool.FoundRecordsIndex) { // before anybody goes by them
+		var err error
+		r, err = a.checkPool(ctx, o.name, pool.CheckOptions{Mend: func(f pool.Finding) bool {
+			if f.Code == pool.FoundRecordsIndex {
+				a.noteMending(f)
+			}
+			return f.Code == pool.FoundRecordsIndex
+		}})
+		if err != nil {
+			return r, err
+		}
+	}
 	if r.Has(pool.FoundRecordsUnreadable, pool.FoundRecordsPages, pool.FoundRecordsRecord, pool.FoundRecordsIndex,
 		pool.FoundPairing, pool.FoundElsewhere, pool.FoundBackingMissing, pool.FoundBackingSize, pool.FoundMetadataForeign) {
 		return r, nil // what is here may not belong together
@@ -89,10 +101,12 @@ func (a *app) mayMend(r pool.CheckReport, o poolCheckOptions) (func(pool.Finding
 		if !o.wanted(f) || f.Loses && !yes {
 			return false
 		}
-		a.note("mending: %s of %s", f.Code, f.Object)
+		a.noteMending(f)
 		return true
 	}, nil
 }
+
+func (a *app) noteMending(f pool.Finding) { a.note("mending: %s of %s", f.Code, f.Object) }
 
 // repairMetadata has the pool's metadata repaired, and says what that costs.
 func (a *app) repairMetadata(ctx context.Context, o poolCheckOptions) error {
