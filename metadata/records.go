@@ -126,6 +126,9 @@ type Pool struct {
 	// devices say they were made; 0 is a pool that was never renewed. Thin ids of another life are other devices.
 	Renewed uint64 `json:"renewed,omitempty"`
 
+	// Repair is nil unless a repair of the metadata is being put in its place, or has died while it was.
+	Repair *Repair `json:"repair,omitempty"`
+
 	// LowID and HighID bound the thin ids that may be in flight: LowID <= id < HighID.
 	LowID  ThinID `json:"lowId"`
 	HighID ThinID `json:"highId"`

@@ -152,7 +152,10 @@ func (r *repairer) stop(ctx context.Context) error {
 	if err := pointRepairStopped.Hit(); err != nil {
 		return err
 	}
-	return r.finishPrepared(ctx, r.backing)
+	if err := r.finishPrepared(ctx, r.backing); err != nil {
+		return err
+	}
+	return r.settleLosses(ctx, r.backing)
 }
 
 // prepare writes into the spare what is to take the place of the metadata, and says how they differ.
@@ -331,15 +334,11 @@ func (r *repairer) fits(super thinmeta.Superblock) error {
 
 // finish puts the repaired metadata in its place, and makes the next spare.
 func (r *repairer) finish(ctx context.Context) error {
-	if err := r.recordLosses(ctx); err != nil {
-		return err
-	}
-	if err := r.growForRepaired(ctx); err != nil {
-		return err
-	}
 	old := r.p.files.damaged(time.Now())
-	if err := r.swapSpare(ctx, old); err != nil {
-		return err
+	if err := r.replace(ctx, old); err != nil {
+		undo, cancel := UndoContext(ctx)
+		defer cancel()
+		return errors.Join(err, r.settleLosses(undo, r.backing))
 	}
 	r.report.Old = old
 	// Without room there is none; pool check says so, and the pool is repaired all the same.
@@ -347,4 +346,18 @@ func (r *repairer) finish(ctx context.Context) error {
 		return err
 	}
 	return nil
+}
+
+// replace puts the repaired metadata in its place, with what it lacks in the records, and keeps the old metadata.
+func (r *repairer) replace(ctx context.Context, old string) error {
+	if err := r.recordLosses(ctx); err != nil {
+		return err
+	}
+	if err := r.growForRepaired(ctx); err != nil {
+		return err
+	}
+	if err := r.swapSpare(ctx, old); err != nil {
+		return err
+	}
+	return r.settleLosses(ctx, r.backing)
 }

@@ -64,6 +64,9 @@ func (s *Session) start(ctx context.Context) (err error) {
 	if err := s.finishPrepared(ctx, b); err != nil {
 		return err
 	}
+	if err := s.settleLosses(ctx, b); err != nil {
+		return err
+	}
 	if err := p.markStarting(); err != nil {
 		return err
 	}

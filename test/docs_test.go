@@ -159,7 +159,7 @@ func TestFormatsAreComplete(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, record := range []any{metadata.Pool{}, metadata.Backing{}, metadata.LVM{}, metadata.LVMThinPool{}, metadata.Space{}, metadata.Node{}, metadata.Tombstone{}, metadata.Document{}} {
+	for _, record := range []any{metadata.Pool{}, metadata.Backing{}, metadata.LVM{}, metadata.LVMThinPool{}, metadata.Space{}, metadata.Repair{}, metadata.BeforeRepair{}, metadata.Node{}, metadata.Tombstone{}, metadata.Document{}} {
 		typ := reflect.TypeOf(record)
 		for i := range typ.NumField() {
 			name, _, _ := strings.Cut(typ.Field(i).Tag.Get("json"), ",")
