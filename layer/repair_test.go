@@ -36,6 +36,9 @@ func stoppedMetadata(t testing.TB, e *pooltest.Env) *poolMetadata {
 	path, begin := e.Metadata(), int64(0)
 	if e.MetadataDisk != nil {
 		path, begin = e.MetadataDisk.File, 1<<20 // behind the header
+	} else if _, err := os.Stat(path); err != nil {
+		path = metadataVolume(t)
+		defer activated(t, path)()
 	}
 	b, err := os.ReadFile(path)
 	must(t, err)
@@ -46,6 +49,7 @@ func stoppedMetadata(t testing.TB, e *pooltest.Env) *poolMetadata {
 // save writes the file in place: it keeps its blocks.
 func (m *poolMetadata) save() {
 	m.t.Helper()
+	defer activated(m.t, m.path)()
 	f, err := os.OpenFile(m.path, os.O_WRONLY, 0)
 	must(m.t, err)
 	_, err = f.WriteAt(m.Bytes, m.begin)

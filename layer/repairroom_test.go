@@ -177,6 +177,13 @@ func TestRepairGrowsMetadataDisk(t *testing.T) {
 		t.Error("a repair that was refused changed the metadata")
 	}
 	e.MetadataDisk.Resize(t, size+m.begin+4<<20)
+	repairInterrupted(t, e)
+}
+
+// repairInterrupted repairs a crowded pool, at the third try.
+func repairInterrupted(t *testing.T, e *pooltest.Env) {
+	t.Helper()
+	ctx := pooltest.Context(t)
 	refused := errors.New("not now")
 	for _, point := range []string{"pool.repair.grown", "pool.repair.swapped", ""} {
 		fault.Set(func(name string) error {
@@ -201,4 +208,37 @@ func TestRepairGrowsMetadataDisk(t *testing.T) {
 	}
 	wantWritable(t, e)
 	wantFiles(t, e.Open(t), "base", baseFiles)
+}
+
+// metadataVolume is the volume with the metadata of the pool that a test has on volumes.
+func metadataVolume(t testing.TB) string {
+	t.Helper()
+	for _, name := range strings.Fields(pooltest.LVM(t, "lvs", "--noheadings", "-o", "lv_name", "testvg")) {
+		if strings.HasSuffix(name, "metadata") || strings.HasSuffix(name, "meta") {
+			return "/dev/testvg/" + name
+		}
+	}
+	t.Fatal("there is no volume with metadata")
+	return ""
+}
+
+// activated has a volume active until the result is called; what is no volume is left alone.
+func activated(t testing.TB, path string) func() {
+	volume, ok := strings.CutPrefix(path, "/dev/testvg/")
+	if !ok {
+		return func() {}
+	}
+	pooltest.LVM(t, "lvchange", "-ay", "testvg/"+volume)
+	return func() { pooltest.LVM(t, "lvchange", "-an", "testvg/"+volume) }
+}
+
+// A pool on volumes takes what the volume group has.
+func TestRepairGrowsMetadataVolume(t *testing.T) {
+	if os.Getenv("DMLAYER_TEST_LONG") == "" {
+		t.Skip("DMLAYER_TEST_LONG is not set: files have what is common to both")
+	}
+	const size = 4 << 20
+	e := pooltest.NewLVM(t, 3<<30, pool.Spec{DataSize: 2 << 30, MetadataSize: size, BaseSize: 64 << 20})
+	crowdedPool(t, e)
+	repairInterrupted(t, e)
 }
