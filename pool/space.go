@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"unicode/utf8"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/metadata"
@@ -59,6 +60,8 @@ func checkHook(program string) error {
 	}
 	info, err := os.Stat(program)
 	switch {
+	case !utf8.ValidString(program): // a record could not hold it
+		return fmt.Errorf("hook %q: its name is not UTF-8: %w", program, errs.ErrInvalid)
 	case err != nil:
 		return fmt.Errorf("hook: %w: %w", err, errs.ErrInvalid)
 	case !info.Mode().IsRegular() || info.Mode()&0o111 == 0:

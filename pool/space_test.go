@@ -52,6 +52,13 @@ func TestCheckHook(t *testing.T) {
 	if err := os.Chmod(file, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	strange := filepath.Join(dir, "\xff")
+	if err := os.Link(file, strange); err != nil {
+		t.Fatal(err)
+	}
+	if err := checkHook(strange); !errors.Is(err, errs.ErrInvalid) {
+		t.Errorf("a name that a record cannot hold: %v", err)
+	}
 	for _, hook := range []string{"", file} {
 		if err := checkHook(hook); err != nil {
 			t.Errorf("%s: %v", hook, err)

@@ -196,7 +196,7 @@ var badUsage = []string{
 	"ls --filter colour=red", "ls --filter parent=.x",
 	// Labels.
 	"snapshot --label =v n", "snapshot --label a=1 --label a=2 n", "label n k", "label n =v", "label n k=v k-", "label n -=v",
-	"snapshot --label k=a\x01b n", "snapshot --label k\x01=a n",
+	"snapshot --label k=a\x01b n", "snapshot --label k\x01=a n", "label n k=\xff", "snapshot --label k=a\xc3 n",
 	// Global flags.
 	"--timeout -1s ls", "--timeout soon ls", "--log-level loud ls", "--format xml ls", "--format {{ ls", "--format {{.Name}} rm a",
 	"--format {{.Name}} -q ls", "--root= ls", "--run= ls", "ls --pool", "diff --tar --format {{.Path}} a",

@@ -21,8 +21,9 @@ type diffOptions struct {
 
 // changeRecord is one change as diff prints it.
 type changeRecord struct {
-	Kind string `json:"kind"`
-	Path string `json:"path"`
+	Kind      string `json:"kind"`
+	Path      string `json:"path"`
+	PathBytes []byte `json:"pathBytes"`
 }
 
 func (c changeRecord) String() string { return c.Kind + " " + printablePath(c.Path) }
@@ -34,7 +35,8 @@ func (a *app) newDiff() *cobra.Command {
 		Short: "Show what changed in a node",
 		Long: `Shows what differs between a node and its parent, or between it and OTHER: A (added), C (changed) or D
 (deleted), a space and the path from the node's root, a line each. A path with control characters is
-printed in quotes, as in Go. With --tar an OCI layer tar is written to standard output.`,
+printed in quotes, as in Go; in JSON one that is not UTF-8 has its bytes in pathBytes, in base64, which is null
+of others. With --tar an OCI layer tar is written to standard output.`,
 		Example:           "  dmlayer diff web1\n  dmlayer diff web1 app:latest\n  dmlayer diff --tar web1 > layer.tar",
 		GroupID:           groupNodes,
 		Args:              args(1, 2),
@@ -148,7 +150,7 @@ func (a *app) printChanges(ctx context.Context, lower, upper string, o layertar.
 	w := bufio.NewWriter(a.out)
 	list := []changeRecord{}
 	err := layertar.Changes(ctx, lower, upper, o, func(c layertar.Change) error {
-		r := changeRecord{c.Kind.String(), c.Path}
+		r := changeRecord{c.Kind.String(), c.Path, bytesOf(c.Path)}
 		switch {
 		case a.format.tmpl != nil:
 			return a.printTemplate(r)

@@ -9,6 +9,7 @@ import (
 	"text/tabwriter"
 	"text/template"
 	"time"
+	"unicode/utf8"
 
 	"github.com/docker/go-units"
 )
@@ -188,6 +189,15 @@ func escapeControls(text string) string {
 		}
 	}
 	return b.String()
+}
+
+// bytesOf returns a name for a JSON field of its own, which has it in base64, where it is not UTF-8 and a string of JSON
+// would lose some of it; else nil, which JSON has as null.
+func bytesOf(name string) []byte {
+	if utf8.ValidString(name) {
+		return nil
+	}
+	return []byte(name)
 }
 
 func jsonControl(r rune) bool { return r >= 0x7f && r < 0xa0 }

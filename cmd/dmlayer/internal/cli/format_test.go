@@ -42,12 +42,31 @@ func TestListAsJSON(t *testing.T) {
 		t.Fatal(err)
 	}
 	keys := slices.Sorted(maps.Keys(list[0]))
-	if want := []string{"created", "device", "exclusive", "kind", "labels", "lost", "mountpoint", "name", "parent", "size", "state", "used"}; !slices.Equal(keys, want) {
+	if want := []string{"created", "device", "exclusive", "kind", "labels", "lost", "mountpoint", "mountpointBytes", "name", "parent", "size", "state", "used"}; !slices.Equal(keys, want) {
 		t.Errorf("keys %q, want %q", keys, want)
 	}
 	out.Reset()
 	if err := printList(a, []nodeRecord(nil), func(r nodeRecord) string { return r.Name }, nil); err != nil || out.String() != "[]\n" {
 		t.Errorf("an empty list is %q, %v", out, err)
+	}
+}
+
+// Names of any bytes can be told apart in JSON.
+func TestNamesOfAnyBytes(t *testing.T) {
+	node := testInfos()[2]
+	node.Mountpoints = []string{"/m\xff", "/mnt"}
+	d := newNodeDetails(node)
+	text, err := marshal([]any{changeRecord{"A", "/a\xff", bytesOf("/a\xff")}, changeRecord{"A", "/ä", bytesOf("/ä")}, d})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`{"kind":"A","path":"/a\ufffd","pathBytes":"L2H/"}`, `{"kind":"A","path":"/ä","pathBytes":null}`,
+		`"mountpointBytes":"L23/"`, `"mountpointsBytes":["L23/",null]`,
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %s in %s", want, text)
+		}
 	}
 }
 

@@ -19,12 +19,18 @@ type nodeDetails struct {
 	Claims      []string          `json:"claims"`
 	Attrs       map[string]string `json:"attrs"`
 	Foreign     bool              `json:"foreign"`
+
+	MountpointsBytes [][]byte `json:"mountpointsBytes"` // one for each of Mountpoints
 }
 
 func newNodeDetails(i layer.Info) nodeDetails {
 	d := nodeDetails{nodeRecord: newNodeRecord(i), FS: i.FS, Mountpoints: i.Mountpoints, Claims: i.Claims, Attrs: i.Attrs, Foreign: i.Foreign}
 	if d.Mountpoints == nil {
 		d.Mountpoints = []string{}
+	}
+	d.MountpointsBytes = make([][]byte, len(d.Mountpoints))
+	for n, dir := range d.Mountpoints {
+		d.MountpointsBytes[n] = bytesOf(dir)
 	}
 	if d.Claims == nil {
 		d.Claims = []string{}
@@ -39,8 +45,9 @@ func (a *app) newInspect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "inspect NAME",
 		Short: "Show a node as JSON",
-		Long: `Shows one node as one JSON object: what ls --format json prints of it, and more. With --format table
-it is for people to read. An image's name stands for its top layer.`,
+		Long: `Shows one node as one JSON object: what ls --format json prints of it, and more; mountpointsBytes are to
+mountpoints what mountpointBytes is to mountpoint. With --format table it is for people to read. An image's name
+stands for its top layer.`,
 		Example:           "  dmlayer inspect web1\n  dmlayer inspect --format '{{.Parent}}' web1",
 		GroupID:           groupNodes,
 		Args:              args(1, 1),

@@ -26,6 +26,8 @@ type nodeRecord struct {
 	Created    time.Time         `json:"created"`
 	Labels     map[string]string `json:"labels"`
 	Lost       *layer.Loss       `json:"lost"`
+
+	MountpointBytes []byte `json:"mountpointBytes"` // where the mountpoint is not UTF-8
 }
 
 func newNodeRecord(i layer.Info) nodeRecord {
@@ -34,7 +36,7 @@ func newNodeRecord(i layer.Info) nodeRecord {
 		State: i.State, Device: i.Device, Created: i.Created.UTC(), Labels: i.Labels, Lost: i.Lost,
 	}
 	if len(i.Mountpoints) > 0 {
-		r.Mountpoint = i.Mountpoints[0]
+		r.Mountpoint, r.MountpointBytes = i.Mountpoints[0], bytesOf(i.Mountpoints[0])
 	}
 	if r.Labels == nil {
 		r.Labels = map[string]string{}
@@ -57,7 +59,8 @@ func (a *app) newLs() *cobra.Command {
 		Long: `Lists the nodes of a pool. Filters are kind=, parent= and label=KEY or label=KEY=VALUE; those of one
 key are alternatives, except that a node must have every label, and all keys must fit.
 
-USED is what a node has in the pool, together with others; EXCLUSIVE is what removing it would free.`,
+USED is what a node has in the pool, together with others; EXCLUSIVE is what removing it would free. In JSON a
+mountpoint that is not UTF-8 has its bytes in mountpointBytes, in base64, which is null of others.`,
 		Example: `  dmlayer ls
   dmlayer ls --filter kind=snapshot --filter label=owner=anna --sort used
   dmlayer ls --format '{{.Name}} {{size .Size}}'`,

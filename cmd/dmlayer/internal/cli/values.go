@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/docker/go-units"
 	"github.com/spf13/pflag"
@@ -102,6 +103,9 @@ func checkLabel(key, value string) error {
 	}
 	if len(value) > maxLabelValue {
 		return usagef("label %q: the value is longer than %d bytes", key, maxLabelValue)
+	}
+	if !utf8.ValidString(value) {
+		return usagef("label %q: the value is not UTF-8", key)
 	}
 	if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 		return usagef("label %q: the value has control characters", key)
