@@ -49,9 +49,9 @@ func (s *Session) keepSuperblock(ctx context.Context) error {
 		err = writeBlocks(p.files.keptSuperblock(), head)
 	}
 	if err != nil {
-		p.log.Warn("no copy of the superblock is kept", "pool", p.files.name, "error", err)
-		_, err := p.unkeepSuperblock() // one that stays is of what is there: the pool was not written
-		return err
+		_, uerr := p.unkeepSuperblock() // one that stays is of what is there: the pool was not written
+		p.log.Warn("no copy of the superblock is kept", "pool", p.files.name, "error", errors.Join(err, uerr))
+		return nil
 	}
 	return pointSuperblockKept.Hit()
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -67,4 +68,34 @@ func TestDeviceReadOnlyRoot(t *testing.T) {
 	s = opened(t, e)
 	useNode(t, s, "one")
 	must(t, s.Close())
+}
+
+// A pool is stopped as a whole where no copy of the superblock can be kept, nor what is in its place removed.
+func TestStopWithoutCopy(t *testing.T) {
+	e := pooltest.NewDevice(t, pool.Spec{DataSize: 256 << 20, MetadataSize: 8 << 20, BaseSize: 64 << 20}, 0)
+	ctx := pooltest.Context(t)
+	kept := filepath.Join(folder(e), "metadata.superblock")
+	stopped := func(how string) {
+		t.Helper()
+		err := pool.Stop(ctx, e.Dirs, e.Name)
+		if err != nil && !strings.Contains(err.Error(), "is stopped, but its records were not copied") {
+			t.Errorf("%s: %v", how, err)
+		}
+		left, err := filepath.Glob("/dev/mapper/dmlayer-*")
+		must(t, err)
+		if len(left) > 0 {
+			t.Errorf("%s: left %v", how, left)
+		}
+	}
+	must(t, pool.Start(ctx, e.Dirs, e.Name))
+	must(t, os.MkdirAll(filepath.Join(kept, "full"), 0o700))
+	stopped("with a folder in its place")
+	must(t, os.RemoveAll(kept))
+
+	must(t, pool.Start(ctx, e.Dirs, e.Name))
+	root := e.Dirs.Root
+	must(t, unix.Mount(root, root, "", unix.MS_BIND, ""))
+	defer func() { must(t, unix.Unmount(root, 0)) }()
+	must(t, unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	stopped("with a root directory that is read-only")
 }
