@@ -51,7 +51,7 @@ func elsewhere(dirs pool.Dirs) string { return filepath.Join(filepath.Dir(dirs.R
 
 // importPool imports a pool, or uses it where that has been done.
 func importPool(ctx context.Context, dirs pool.Dirs, dir string) error {
-	_, err := pool.Import(ctx, dirs, pool.ImportOptions{Dir: dir, Confirm: func(r pool.ImportReport) error {
+	report, err := pool.Import(ctx, dirs, pool.ImportOptions{Dir: dir, Confirm: func(r pool.ImportReport) error {
 		if r.Differs() {
 			return fmt.Errorf("records and pool differ: %+v", r)
 		}
@@ -60,7 +60,7 @@ func importPool(ctx context.Context, dirs pool.Dirs, dir string) error {
 	if errors.Is(err, layer.ErrExists) || errors.Is(err, layer.ErrNotFound) {
 		return pool.Start(ctx, dirs, smallPool.Name)
 	}
-	return err
+	return errors.Join(err, report.NotCopied)
 }
 
 // childPool runs one of poolOperations, by its name.

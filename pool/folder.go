@@ -2,6 +2,7 @@ package pool
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type folder struct {
 	own      *candidate  // the record store of the folder
 	copies   []candidate // of this pool, the newest first
 	unusable []string    // copies that are not, and why
+	latest   uint64      // the highest version of the store that any copy tells of
 }
 
 // candidate is a copy of the records that a pool may be imported with.
@@ -37,6 +39,9 @@ type candidate struct {
 	source string
 	own    bool // it is the record store of the folder
 }
+
+// maxVersion is far above the version that a record store comes to: each import takes 2^20 of them.
+const maxVersion = 1 << 62
 
 // tagBits are the bits of a transaction id that count; above them is the tag.
 const tagBits = 24
@@ -73,15 +78,18 @@ func lookAt(ctx context.Context, f files, kind string, b backing, records string
 	if l.label, err = decodeLabel(io.NewSectionReader(thin, 0, labelSize)); err != nil {
 		return nil, fmt.Errorf("%s: %w", media.data.name, err)
 	}
-	if empty {
-		return l, l.readLabelAlone()
-	}
 	l.readStore(ctx)
-	if records != "" {
-		return l, l.readFile(records)
-	}
+	unusable := l.unusable
 	l.readLabelCopies(thin)
 	l.readBackups(backups)
+	switch {
+	case empty:
+		l.own, l.unusable = nil, nil
+		return l, l.readLabelAlone()
+	case records != "":
+		l.unusable = unusable
+		return l, l.readFile(records)
+	}
 	slices.SortStableFunc(l.copies, l.newer)
 	return l, nil
 }
@@ -138,7 +146,7 @@ func (l *folder) readFile(path string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	l.copies = []candidate{{Copy: c, source: path}}
+	l.copies, l.latest = []candidate{{Copy: c, source: path}}, max(l.latest, c.Version)
 	return nil
 }
 
@@ -158,6 +166,9 @@ func readBackup(path string) (*metadata.Copy, error) {
 func (l *folder) fits(c *metadata.Copy) error {
 	if c.Pool.UUID != l.label.UUID {
 		return fmt.Errorf("records of pool %s, the data is that of pool %s: %w", c.Pool.UUID, l.label.UUID, errs.ErrDamaged)
+	}
+	if c.Version > maxVersion {
+		return fmt.Errorf("records of version %d, which no store comes to: %w", c.Version, errs.ErrDamaged)
 	}
 	if c.Pool.Backing.Type != l.kind {
 		return fmt.Errorf("records of a pool on %q, not %q: %w", c.Pool.Backing.Type, l.kind, errs.ErrUnsupported)
@@ -200,6 +211,9 @@ func (l *folder) life() uint64 {
 func (l *folder) consider(c candidate, err error) bool {
 	if err == nil {
 		err = l.fits(c.Copy)
+	}
+	if err == nil {
+		l.latest = max(l.latest, c.Version)
 	}
 	if err != nil {
 		l.unusable = append(l.unusable, fmt.Sprintf("%s: %v", c.source, err))
@@ -258,6 +272,9 @@ func (l *folder) readBackups(folders []string) {
 			l.unusable = append(l.unusable, err.Error())
 		}
 		for _, b := range slices.Backward(list) {
+			if b.Version <= maxVersion { // also of those that cannot be read, which would push newer ones out
+				l.latest = max(l.latest, b.Version)
+			}
 			c, err := readBackup(b.Path)
 			if l.consider(candidate{Copy: c, source: b.Path}, err) {
 				break
@@ -266,20 +283,17 @@ func (l *folder) readBackups(folders []string) {
 	}
 }
 
-// newer sorts copies. An import gives a pool another tag: what has the pool's is of later than all others. Within a tag,
-// transaction ids and versions of the store only rise.
+// newer sorts copies. An import gives a pool another tag: what has the pool's is of later than all others. Within it transaction ids only
+// rise. Of other tags, which are random, the ids tell nothing: it is the versions of the stores that rise with each import, whatever
+// the clock said.
 func (l *folder) newer(a, b candidate) int {
 	tag := l.super.TransactionID >> tagBits
 	rank := func(c candidate) [3]uint64 {
-		r := [3]uint64{0, c.Pool.TransactionID, c.Version}
 		if c.Pool.TransactionID>>tagBits == tag || c.pairs(l.super.TransactionID) {
-			r[0] = 1
+			return [3]uint64{1, c.Pool.TransactionID, c.Version}
 		}
-		return r
+		return [3]uint64{0, 0, c.Version}
 	}
 	x, y := rank(a), rank(b)
-	if n := slices.Compare(y[:], x[:]); n != 0 {
-		return n
-	}
-	return b.Taken.Compare(a.Taken)
+	return cmp.Or(slices.Compare(y[:], x[:]), b.Taken.Compare(a.Taken))
 }

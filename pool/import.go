@@ -216,7 +216,17 @@ func (im *importer) run(ctx context.Context, o ImportOptions) (ImportReport, err
 			return plan.report, err
 		}
 	}
-	return plan.report, im.commit(ctx, plan.records)
+	if err := im.commit(ctx, plan.records); err != nil {
+		return plan.report, err
+	}
+	// No copy from before fits the pool as well as one of now.
+	if err := im.CopyRecords(ctx); err != nil {
+		if ctx.Err() != nil {
+			return plan.report, err
+		}
+		plan.report.NotCopied = kernelError(err)
+	}
+	return plan.report, nil
 }
 
 // finishPrepared finishes a repair or renewal of which the folder's own records know. Without these, a renewal has not been.

@@ -195,7 +195,8 @@ func TestStopWithoutRoomForABackup(t *testing.T) {
 		t.Errorf("it is %s with %d backups: %v", st.State, st.Backups, err)
 	}
 	must(t, os.Remove(e.Store()))
-	imported(t, e.Dirs, pool.ImportOptions{Dir: folder(e)}) // the label has its copy
+	r := imported(t, e.Dirs, pool.ImportOptions{Dir: folder(e)}) // the label has its copy
+	mustFail(t, r.NotCopied, errs.ErrNoSpace)
 	wantPool(t, e)
 	must(t, os.Remove(filepath.Join(e.Dirs.Root, "backups", "ballast")))
 	must(t, pool.Stop(ctx, e.Dirs, e.Name))

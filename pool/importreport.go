@@ -30,6 +30,8 @@ type ImportReport struct {
 	MkfsOptions, MountOptions []string
 	// SideFiles tells whether the folder has side files. Without them, the tars of image layers cannot be made again.
 	SideFiles bool
+	// NotCopied says why the records were not copied in the end, as stop does: the host or the pool may be full. nil is that they were.
+	NotCopied error
 }
 
 // MissingNode is a node that the copy has and the pool has not.
@@ -61,6 +63,7 @@ func (l *folder) plan(name string) (plan, error) {
 	c := l.copies[0]
 	p := plan{records: new(metadata.Copy), paired: c.own && c.pairs(l.super.TransactionID)}
 	*p.records = *c.Copy
+	p.records.Version = l.latest // the new store's is above it: by that it is known to be newer than any copy
 	p.report = ImportReport{
 		Name: name, UUID: c.Pool.UUID, Source: c.source, Taken: c.Taken, Unusable: l.unusable,
 		CopyTransaction: c.Pool.TransactionID, PoolTransaction: l.super.TransactionID,

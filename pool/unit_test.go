@@ -8,13 +8,16 @@ import (
 	"hash/crc32"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/lockfile"
 	"github.com/dmlayer/dmlayer/metadata"
+	"github.com/dmlayer/dmlayer/thinpool/thinmeta"
 )
 
 func must(t testing.TB, err error) {
@@ -258,5 +261,25 @@ func TestLife(t *testing.T) {
 	}
 	if (Life{}).Aged() {
 		t.Error("what is not known is old")
+	}
+}
+
+// Of copies of the pool's tag the last transaction is the newest; of other tags, which are random, the store that came last, whatever the
+// clock said.
+func TestNewestCopy(t *testing.T) {
+	now := time.Now()
+	of := func(tag, count, version uint64, age time.Duration) candidate {
+		return candidate{Copy: &metadata.Copy{Version: version, Taken: now.Add(-age), Pool: metadata.Pool{TransactionID: tag<<tagBits + count}}}
+	}
+	l := folder{super: thinmeta.Superblock{TransactionID: 5<<tagBits + 9}}
+	want := []candidate{
+		of(5, 9, 30, time.Hour), of(5, 8, 40, 0), of(5, 8, 39, 0),
+		of(2, 1, 29, 3*time.Hour), of(2, 1, 29, 4*time.Hour), of(9, 1, 28, 0), of(1, 7, 27, time.Minute), of(7, 7, 26, 0),
+	}
+	got := slices.Clone(want)
+	slices.Reverse(got)
+	slices.SortStableFunc(got, l.newer)
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v", got)
 	}
 }

@@ -120,6 +120,9 @@ func (a *app) runPoolImport(ctx context.Context, o poolImportOptions) error {
 	if err != nil {
 		return err
 	}
+	if r.NotCopied != nil {
+		a.note("its records were not copied: %v; dmlayer pool stop tries again", r.NotCopied)
+	}
 	return a.println(r.Name)
 }
 
