@@ -23,7 +23,7 @@ const (
 // Changes tells that something may have changed in the records or in the device-mapper, by whomever: the channel gets a value, several
 // changes may be one, and most of them mean nothing to the receiver. He is told when nothing has changed for a moment, so that he looks once for many and is in nobody's way; where there
 // is no such moment, within little more than a second. What happens after Changes has returned is not missed. The channel is
-// closed when ctx ends.
+// closed when ctx ends, or the records are not there any more.
 func (p *Pool) Changes(ctx context.Context) (<-chan struct{}, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	written, err := p.recordsWritten(ctx)
@@ -83,7 +83,8 @@ func becalmed(written, devices <-chan struct{}) bool {
 	}
 }
 
-// recordsWritten tells that somebody has written to the record store, a burst later. The channel is closed when ctx ends.
+// recordsWritten tells that somebody has written to the record store, or has put another in its place, a burst later. The channel is closed when ctx ends, or when
+// there is no store.
 func (p *Pool) recordsWritten(ctx context.Context) (<-chan struct{}, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
@@ -91,7 +92,8 @@ func (p *Pool) recordsWritten(ctx context.Context) (<-chan struct{}, error) {
 	}
 	// With O_NONBLOCK, os waits for it without a thread, and a deadline ends the wait.
 	f := os.NewFile(uintptr(fd), "inotify")
-	const what = unix.IN_MODIFY | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
+	// A store that is replaced stays open for whoever has read it, so that the end of its name is an event of its own: a change of its attributes.
+	const what = unix.IN_MODIFY | unix.IN_ATTRIB | unix.IN_DELETE_SELF | unix.IN_MOVE_SELF
 	if _, err := unix.InotifyAddWatch(fd, p.files.store(), what); err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -110,6 +112,9 @@ func (p *Pool) recordsWritten(ctx context.Context) (<-chan struct{}, error) {
 				return
 			}
 			_, _ = unix.Read(fd, b) // what has come meanwhile; of what is the same as the event before, the kernel keeps one
+			if _, err := unix.InotifyAddWatch(fd, p.files.store(), what); err != nil { // the one that is there now
+				return
+			}
 			signal(written)
 		}
 	}()
