@@ -34,7 +34,7 @@ type Reaping struct {
 type Reaped struct {
 	Deleted int // thin devices
 	InUse   int // thin devices that somebody still has open: they stay for later
-	Failed  int // thin devices that could not be deleted, as the error says, and kept no other from it
+	Failed  int // thin devices that could not be deleted, as the error says or because they are active without dmlayer, and kept no other from it
 }
 
 // Reap finishes removals: it gives back to the backing what only the removed nodes had, with a pause after each step that is as long as
@@ -156,7 +156,7 @@ func (s *Store) finish(ctx context.Context, id metadata.ThinID, t *tally) (left 
 			return true, err
 		}
 		if c.more == 0 {
-			return len(c.open) > 0, nil
+			return len(c.open)+len(c.failed) > 0, nil
 		}
 		if err := pause.For(ctx, time.Since(began)/reapParts); err != nil {
 			return true, err

@@ -70,7 +70,7 @@ type cleaning struct {
 	untried int               // how many were left for another go
 	more    int               // how many have more to discard than the budget allows
 	open    []metadata.ThinID // what somebody has open
-	failed  []metadata.ThinID // what an error is about
+	failed  []metadata.ThinID // what an error is about, or what has been activated without dmlayer
 	// progress, unless nil, is told how much of a thin device was discarded.
 	progress func(id metadata.ThinID, done, total int64)
 }
@@ -227,8 +227,8 @@ func (o *op) clean(ctx context.Context, id metadata.ThinID, c *cleaning) error {
 	case err != nil:
 	case end == deletedMore:
 		c.more++
-	case end == deletedOpen:
-		c.open = append(c.open, id)
+	case end == deletedOpen: // by a device that is not ours, of which nothing tells when it goes
+		c.failed = append(c.failed, id)
 	default:
 		c.gone++
 	}
@@ -258,7 +258,7 @@ type deletion int
 const (
 	deletedGone deletion = iota
 	deletedMore          // there is more to discard than the budget allowed
-	deletedOpen          // another mount namespace or program has it; the tombstone or the window remembers it
+	deletedOpen          // another program has activated it; the tombstone or the window remembers it
 )
 
 // deleteWith deletes a thin device and its side files, and tells the backing that its blocks are free, within the limits of

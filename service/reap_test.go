@@ -6,10 +6,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/dmlayer/dmlayer/devmapper"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/layer"
 	"github.com/dmlayer/dmlayer/pool"
 	"github.com/dmlayer/dmlayer/test/pooltest"
+	"github.com/dmlayer/dmlayer/thinpool"
 )
 
 // counted counts how often points are reached from now on.
@@ -54,5 +56,43 @@ func TestRemovedInUseRests(t *testing.T) {
 	must(t, unix.Unmount(dir, 0))
 	_, err = s.Reap(ctx, nil)
 	must(t, err)
+	must(t, srv.stop())
+}
+
+// Nor is one whose thin device somebody has activated without dmlayer: nothing tells when he ends.
+func TestRemovedActivatedElsewhereRests(t *testing.T) {
+	e := pooltest.New(t, pool.Spec{})
+	s, ctx := e.Open(t), pooltest.Context(t)
+	_, err := s.CreateSnapshot(ctx, "n", layer.SnapshotOptions{})
+	must(t, err)
+	n, err := e.Node(ctx, "n")
+	must(t, err)
+	dm := s.Devmapper()
+	running, err := dm.Info(devmapper.ByUUID(devmapper.UUID("DMLAYER-" + s.Pool().UUID() + "-pool")))
+	must(t, err)
+	_, err = thinpool.Activate(dm, thinpool.ThinSpec{
+		Name: "elsewhere", UUID: "ELSEWHERE", Pool: running.Dev, ID: thinpool.ID(n.ID), Size: devmapper.SectorsOf(uint64(n.Size)),
+	})
+	must(t, err)
+	srv := serve(t, e)
+	tried := counted(t, "layer.recover.locked")
+	_, err = s.RemoveNode(ctx, "n", layer.RemoveOptions{NoWait: true})
+	must(t, err)
+	for tried.Load() == 0 {
+		srv.look()
+	}
+	for range 100 {
+		srv.look()
+	}
+	if tried.Load() > 10 {
+		t.Errorf("tried to delete it %d times", tried.Load())
+	}
+	_, err = dm.Remove(devmapper.ByUUID("ELSEWHERE"), devmapper.RemoveOptions{})
+	must(t, err)
+	r, err := s.Reap(ctx, nil)
+	must(t, err)
+	if ids, err := e.Tombstones(ctx); r.Failed > 0 || len(ids) > 0 || err != nil {
+		t.Errorf("%+v; left are %d, %v", r, ids, err)
+	}
 	must(t, srv.stop())
 }
