@@ -72,18 +72,11 @@ func (m *mounted) look() error {
 func (m *mounted) close() { _ = m.dir.Close() }
 
 func (m *mounted) sizes() (Sizes, error) {
-	path, err := devicePath(m.dev)
-	if err != nil {
-		return Sizes{}, err
-	}
-	dev, err := OpenDevice(path, false)
+	dev, err := openByNumber(m.dev)
 	if err != nil {
 		return Sizes{}, err
 	}
 	defer dev.Close()
-	if n, err := DevNumOfFile(dev); err != nil || n != m.dev {
-		return Sizes{}, errors.Join(fmt.Errorf("%s is not device %s: %w", path, m.dev, errs.ErrNotFound), err)
-	}
 	size, err := SizeOf(dev)
 	if err != nil {
 		return Sizes{}, err
@@ -197,36 +190,4 @@ func (m *mounted) reconfigure(option string) error {
 		return fmt.Errorf("option %s: %w", option, withKernelLog(config, err))
 	}
 	return nil
-}
-
-// FinishDeletions waits until what was deleted from the file system mounted at dir is free in its own books. xfs frees the blocks of
-// a removed file in the background (since Linux 5.14), and nothing waits for that but a few requests, of which
-// XFS_IOC_FREE_EOFBLOCKS changes the least. A trim that is to find them needs a SyncFS after this, too. ext4 has nothing to wait for.
-func FinishDeletions(ctx context.Context, dir string) error {
-	return onXFS(ctx, "finish deletions in file system at", dir, func(m *mounted) error {
-		err := ioctl(int(m.dir.Fd()), reqXFSFreeEOF, &xfsFreeEOF{version: xfsFreeEOFVersion, flags: xfsFreeEOFSync})
-		if errors.Is(err, unix.ENOTTY) {
-			return nil
-		}
-		return err
-	})
-}
-
-// Trim tells the device below the file system mounted at dir which blocks are free, and returns how many
-// bytes that was (FITRIM). A device without discard is errs.ErrUnsupported.
-func Trim(ctx context.Context, dir string) (uint64, error) {
-	const what = "trim file system at"
-	if err := context.Cause(ctx); err != nil {
-		return 0, fail(what, dir, err)
-	}
-	f, err := os.Open(dir)
-	if err != nil {
-		return 0, fail(what, dir, errors.Unwrap(err))
-	}
-	defer f.Close()
-	r := fstrimRange{length: ^uint64(0)}
-	if err := ioctl(int(f.Fd()), reqFITRIM, &r); err != nil {
-		return 0, fail(what, dir, err)
-	}
-	return r.length, nil
 }

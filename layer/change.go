@@ -13,7 +13,6 @@ import (
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/metadata"
 	"github.com/dmlayer/dmlayer/pool"
-	"github.com/dmlayer/dmlayer/thinpool"
 )
 
 var (
@@ -319,10 +318,10 @@ func (o *op) fsck(ctx context.Context, n metadata.Node, repair bool) (FsckResult
 		return FsckResult{}, err
 	}
 	if !readOnly {
-		err = o.replayForCheck(ctx, d, n)
+		err = o.explainFull(o.replayForCheck(ctx, d, n))
 	}
 	var r fsutil.FsckResult
-	if err == nil {
+	if err == nil || isUnmended(err) && !o.isFull() { // the check says what is wrong
 		r, err = fsutil.Fsck(ctx, d.path, fsutil.Type(n.FS), fsutil.FsckOptions{Repair: repair})
 	}
 	err = errors.Join(err, d.Close(), o.remove(n.ID))
@@ -338,7 +337,8 @@ func (o *op) replayForCheck(ctx context.Context, d *device, n metadata.Node) err
 }
 
 // Trim gives the blocks that a mounted node's file system does not use back to the pool, and returns
-// the bytes that the file system passed down. ErrNotFound where the node is not mounted.
+// the bytes that the file system passed down. What was deleted is made durable first. ErrNotFound where the node is not mounted; where its
+// file system has stopped after an error, ErrNoSpace on a full pool, else ErrDamaged.
 func (s *Store) Trim(ctx context.Context, name string) (uint64, error) {
 	var trimmed uint64
 	err := s.withNode(ctx, s.begin, name, func(o *op, n metadata.Node) (err error) {
@@ -348,27 +348,14 @@ func (s *Store) Trim(ctx context.Context, name string) (uint64, error) {
 	return trimmed, opError("trim", name, err)
 }
 
-// trimMounted trims the file system that is mounted at dir. What was deleted is not free in it before its journal says so. To write that, a
-// full pool needs what was free before.
-func (o *op) trimMounted(ctx context.Context, dir string) (trimmed uint64, err error) {
-	if o.Status.Mode == thinpool.ModeOutOfDataSpace {
-		if trimmed, err = o.trimOnce(ctx, dir); err != nil {
-			return trimmed, err
-		}
-	}
-	if err := errors.Join(fsutil.FinishDeletions(ctx, dir), fsutil.SyncFS(dir)); err != nil {
-		return trimmed, o.explainFull(err)
-	}
-	more, err := o.trimOnce(ctx, dir)
-	return trimmed + more, err
-}
-
-func (o *op) trimOnce(ctx context.Context, dir string) (uint64, error) {
+// trimMounted trims the file system of a node that is mounted at dir. What was deleted is not free in it before its journal says so.
+func (o *op) trimMounted(ctx context.Context, n metadata.Node, dir string) (uint64, error) {
 	trimmed, err := fsutil.Trim(ctx, dir)
-	if err == nil {
-		_, err = o.Thin.Commit() // what was discarded is free only then
+	if err == nil || trimmed > 0 {
+		_, cerr := o.Thin.Commit() // what was discarded is free only then
+		err = errors.Join(err, cerr)
 	}
-	return trimmed, err
+	return trimmed, o.explainStopped(n, err)
 }
 
 func (o *op) trim(ctx context.Context, n metadata.Node) (uint64, error) {
@@ -377,8 +364,11 @@ func (o *op) trim(ctx context.Context, n metadata.Node) (uint64, error) {
 		return 0, err
 	}
 	for _, m := range mounts {
+		if fsutil.StoppedByErrors(m) {
+			return 0, o.explainStopped(n, fsutil.ErrStopped)
+		}
 		if !m.ReadOnly() {
-			return o.trimMounted(ctx, m.Dir)
+			return o.trimMounted(ctx, n, m.Dir)
 		}
 	}
 	if len(mounts) > 0 {

@@ -174,7 +174,7 @@ func (o *op) replay(ctx context.Context, n, src metadata.Node) error {
 	if err != nil {
 		return err
 	}
-	if err = settleFS(ctx, d, n, src); err == nil {
+	if err = o.explainFull(settleFS(ctx, d, n, src)); err == nil {
 		err = fsutil.Flush(d.File)
 	}
 	if err = errors.Join(err, d.Close(), o.putAway(n.ID)); err != nil {

@@ -17,10 +17,31 @@ import (
 // hostReserve is how little room on the host's file system makes it the likely cause of an I/O error.
 const hostReserve = 8 << 20
 
+// roomCommands make room in a pool.
+const roomCommands = "dmlayer pool extend, dmlayer rm"
+
+// unmended says that the file system of a node has run into errors, and could not be repaired before it is used again.
+type unmended struct {
+	kind metadata.Kind
+	node string
+	err  error
+}
+
+func (u *unmended) Error() string {
+	return fmt.Sprintf("%s %q: its file system has run into errors: %v", u.kind, u.node, u.err)
+}
+
+func (u *unmended) Unwrap() error { return u.err }
+
+func isUnmended(err error) bool {
+	var u *unmended
+	return errors.As(err, &u)
+}
+
 // explainFull gives an error its class where it came from a pool or a host file system that has no room,
 // from a pool that cannot commit any more, or from a disk: the file system on top only saw an I/O error.
 func (o *op) explainFull(err error) error {
-	if err == nil || !(errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS)) {
+	if err == nil || !(errors.Is(err, unix.EIO) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EROFS) || isUnmended(err)) {
 		return err
 	}
 	st, serr := o.Thin.Status()
@@ -30,8 +51,7 @@ func (o *op) explainFull(err error) error {
 		o.Status = st
 		return fmt.Errorf("%w: %w", err, o.Writable())
 	case st.Mode == thinpool.ModeOutOfDataSpace:
-		return errs.WithHint(fmt.Errorf("%w: pool %q is out of data space: %w", err, o.s.pool.Name(), errs.ErrNoSpace),
-			"remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+		return o.outOfData(err)
 	}
 	if free, ferr := fsutil.FreeSpace(o.s.pool.BlobDir()); ferr == nil && free < hostReserve {
 		return errs.WithHint(fmt.Errorf("%w: the file system under the pool's files is full: %w", err, errs.ErrNoSpace),
@@ -41,6 +61,35 @@ func (o *op) explainFull(err error) error {
 		return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged), pool.DiskHint)
 	}
 	return err
+}
+
+// outOfData is explainFull for a pool without room for data.
+func (o *op) outOfData(err error) error {
+	hint := pool.RoomHint
+	if n := (*unmended)(nil); errors.As(err, &n) {
+		hint = "make room (" + roomCommands + "), then dmlayer fsck --repair " + n.node
+	}
+	return errs.WithHint(fmt.Errorf("%w: pool %q is out of data space: %w", err, o.s.pool.Name(), errs.ErrNoSpace), hint)
+}
+
+// explainStopped is explainFull for what was asked of a mounted node: where its file system has stopped, nothing that is done to it while
+// it is mounted helps any more, and on a full pool its journal could not be replayed.
+func (o *op) explainStopped(n metadata.Node, err error) error {
+	if !errors.Is(err, fsutil.ErrStopped) {
+		return o.explainFull(err)
+	}
+	steps := fmt.Sprintf("dmlayer unmount %s, dmlayer fsck --repair %s, and mount it again; what was durable is there then", n.Name, n.Name)
+	if o.isFull() {
+		return errs.WithHint(fmt.Errorf("%w: pool %q is out of data space: %w", err, o.s.pool.Name(), errs.ErrNoSpace),
+			"make room ("+roomCommands+"), then "+steps)
+	}
+	return errs.WithHint(fmt.Errorf("%w: %w", err, errs.ErrDamaged), steps)
+}
+
+// isFull tells whether the pool has no block left for data.
+func (o *op) isFull() bool {
+	st, err := o.Thin.Status()
+	return err == nil && st.Mode == thinpool.ModeOutOfDataSpace
 }
 
 // mendErrors checks an ext4 that has run into errors before it is mounted for writing again. On a full pool it may have been unmounted with
@@ -70,7 +119,7 @@ func mend(ctx context.Context, d *device, n metadata.Node) error {
 		return nil
 	}
 	if errors.Is(err, errs.ErrDamaged) {
-		return errs.WithHint(fmt.Errorf("%s %q: its file system has run into errors: %w", n.Kind, n.Name, err), "dmlayer fsck "+n.Name+" says more; mount it with --read-only to save what can be read")
+		return errs.WithHint(&unmended{n.Kind, n.Name, err}, "dmlayer fsck "+n.Name+" says more; mount it with --read-only to save what can be read")
 	}
 	return err
 }

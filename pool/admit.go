@@ -13,7 +13,7 @@ import (
 func (p *Pool) Admit(space Space, st thinpool.PoolStatus) error {
 	if st.Mode == thinpool.ModeOutOfDataSpace {
 		err := fmt.Errorf("pool %q is out of data space: %w", p.files.name, errs.ErrNoSpace)
-		return errs.WithHint(err, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+		return errs.WithHint(err, RoomHint)
 	}
 	for _, part := range []struct {
 		name        string
@@ -28,7 +28,7 @@ func (p *Pool) Admit(space Space, st thinpool.PoolStatus) error {
 		}
 		err := fmt.Errorf("pool %q has %s of %s of %s free, and takes no new nodes below %d%% (min-free): %w", p.files.name,
 			inMiB(int64(part.free)*part.unit), inMiB(int64(part.total)*part.unit), part.name, space.MinFree, errs.ErrNoSpace)
-		return errs.WithHint(err, "make it larger (dmlayer pool extend), or remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+		return errs.WithHint(err, RoomHint)
 	}
 	return nil
 }

@@ -40,6 +40,9 @@ func kernelError(err error) error {
 // tells one from the other.
 const DiskHint = "dmlayer pool check says whether the metadata is damaged, and with --repair has it repaired; else a disk under the pool fails: dmesg says which"
 
+// RoomHint is what to do about a pool that has no room.
+const RoomHint = "make it larger (dmlayer pool extend), or remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)"
+
 // badBlock tells whether somebody could not read, or write, a block of a disk. That a disk is not reached any more, or is reserved for
 // somebody else, says nothing of the block.
 func badBlock(err error) bool {
@@ -66,7 +69,7 @@ func KernelError(err error) error {
 	}
 	switch {
 	case errors.Is(err, thinpool.ErrOutOfSpace), errors.Is(err, unix.ENOSPC):
-		return wrap(errs.ErrNoSpace, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+		return wrap(errs.ErrNoSpace, RoomHint)
 	case errors.Is(err, thinpool.ErrNotCommitted), errors.Is(err, thinpool.ErrTransactionID), errors.Is(err, thinpool.ErrReadOnly),
 		errors.Is(err, thinpool.ErrDamaged):
 		return wrap(errs.ErrDamaged, "dmlayer pool check says what is wrong, and with --repair has it repaired")

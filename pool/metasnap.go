@@ -43,7 +43,7 @@ func (s *Session) ReadMetadata(ctx context.Context, fn func(*thinmeta.Metadata) 
 	}
 	if st.FreeMetadata() < minFreeMetadata {
 		err := fmt.Errorf("only %d blocks of metadata are free: %w", st.FreeMetadata(), errs.ErrNoSpace)
-		return errs.WithHint(err, "remove nodes (dmlayer rm) or layers that nothing uses (dmlayer prune)")
+		return errs.WithHint(err, RoomHint)
 	}
 	return s.Thin.WithMetadataSnap(func(root uint64) error {
 		if err := pointMetaReserved.Hit(); err != nil {
