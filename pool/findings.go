@@ -104,7 +104,7 @@ var findingKinds = map[string]findingKind{
 	FoundNeedsCheck:    {NeedsRepair, "the kernel could not write the pool's metadata once, and writes none before it was checked", ""},
 	FoundReadOnly:      {NeedsRepair, "the kernel writes no metadata: it was full, or could not be written", ""},
 	FoundFailed:        {NeedsRepair, "the kernel cannot read the pool's metadata, and does no I/O", ""},
-	FoundOutOfData:     {Harmless, "the pool has no free block: writes that need one fail", "dmlayer rm, dmlayer prune, dmlayer trim"},
+	FoundOutOfData:     {Harmless, "the pool has no free block: writes that need one fail", "dmlayer pool extend, dmlayer rm, dmlayer prune, dmlayer trim"},
 	FoundStartDied:     {MendedOnOpen, "a process died while it started the pool", ""},
 	FoundLabel:         {NeedsPerson, "the label, which says that data and metadata belong together, is missing, damaged or another pool's", "put back the file that was mixed up"},
 

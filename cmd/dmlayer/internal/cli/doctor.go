@@ -163,7 +163,7 @@ func checkPool(name string, p pool.Status, err error) checkRecord {
 	}
 	switch {
 	case p.State == pool.StateOutOfDataSpace:
-		c.Advice = "remove nodes: dmlayer rm, dmlayer prune, dmlayer image rm"
+		c.Advice = "make it larger (dmlayer pool extend), or remove nodes: dmlayer rm, dmlayer prune, dmlayer image rm"
 	case p.State == pool.StateReadOnly, p.State == pool.StateFailed, p.State == pool.StateNeedsCheck:
 		c.Advice = "see the kernel's log (dmesg); stop the pool and check its metadata before it is used again"
 	case fuller(p.DataUsed, p.DataTotal), fuller(p.MetadataUsed, p.MetadataTotal):

@@ -31,7 +31,7 @@ never a layer. What the checking program said goes to standard error.`,
 		},
 	}
 	cmd.Flags().BoolVar(&repair, "repair", false, "repair what is wrong")
-	return exitCodes(cmd, 3, 5, 7, 8)
+	return exitCodes(cmd, 3, 5, 6, 7, 8)
 }
 
 // checkFS repairs only what is not clean: e2fsck would add the lost+found that nodes do without.
@@ -91,5 +91,5 @@ func (a *app) newTrim() *cobra.Command {
 			})
 		},
 	}
-	return exitCodes(cmd, 3, 5, 7, 8)
+	return exitCodes(cmd, 3, 5, 6, 7, 8)
 }

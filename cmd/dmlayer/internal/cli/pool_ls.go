@@ -144,7 +144,7 @@ func stateAdvice(p pool.Status) string {
 	case pool.StateReadOnly:
 		return " (what is there can be read; the metadata is full or could not be written; " + toDo + ")"
 	case pool.StateOutOfDataSpace:
-		return " (writes fail; remove nodes)"
+		return " (writes fail; make it larger with dmlayer pool extend, or remove nodes)"
 	case pool.StateFailed:
 		return " (nothing works; " + toDo + ")"
 	case pool.StateNeedsCheck:
