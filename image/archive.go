@@ -19,6 +19,7 @@ import (
 // archived is an image as an archive describes it: its documents are checked, its layers not yet.
 type archived struct {
 	refs         []string // as the archive spells them
+	odd          []string // names that are no references
 	id           digest.Digest
 	config       []byte // exact bytes
 	manifest     []byte // exact bytes; of manifest.json the image's entry where there is no OCI manifest

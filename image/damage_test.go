@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"io"
 	"maps"
 	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/iotest"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -103,7 +105,6 @@ func TestLoadDamaged(t *testing.T) {
 		{"manifest.json leads out", changed(docker, "manifest.json", `[{"Config":"../../etc/passwd","Layers":[]}]`), ErrDamaged},
 		{"manifest.json leads to the root", changed(docker, "manifest.json", `[{"Config":"/etc/passwd","Layers":[]}]`), ErrDamaged},
 		{"manifest.json of hundreds of MB", []file{{name: "manifest.json", body: strings.Repeat(" ", maxDocument+1)}}, ErrDamaged},
-		{"reference in manifest.json", changed(docker, "manifest.json", strings.Replace(docker[slices.IndexFunc(docker, func(f file) bool { return f.name == "manifest.json" })].body, "app:1", "App One", 1)), ErrDamaged},
 		{"config missing", changed(docker, configName, "-"), ErrDamaged},
 		{"config of another digest", changed(docker, configName, string(otherImage.config())), ErrDamaged},
 		{"last layer missing", changed(docker, otherDir+"/layer.tar", "-"), ErrDamaged},
@@ -244,6 +245,15 @@ func TestLoadSources(t *testing.T) {
 	if _, err := load(t.Context(), newFakeStore(t), "-", LoadOptions{}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("no input: %v", err)
 	}
+	opened := must(os.Open(dir))
+	defer opened.Close()
+	if _, err := load(t.Context(), newFakeStore(t), "-", LoadOptions{Input: opened}); !errors.Is(err, ErrInvalid) || errs.Hint(err) == "" {
+		t.Errorf("a directory as input: %v", err)
+	}
+	broken := io.MultiReader(bytes.NewReader(tarOf(ociFiles(plain, appImage)...)[:1024]), iotest.ErrReader(errors.New("the cable")))
+	if _, err := load(t.Context(), newFakeStore(t), "-", LoadOptions{Input: broken}); err == nil || strings.Count(err.Error(), "read image archive") != 1 || !strings.Contains(err.Error(), "the cable") {
+		t.Errorf("input that cannot be read: %v", err)
+	}
 	if _, err := load(t.Context(), newFakeStore(t), "-", LoadOptions{Input: strings.NewReader("")}); !errors.Is(err, ErrDamaged) {
 		t.Errorf("empty input: %v", err)
 	}
@@ -269,8 +279,19 @@ func TestDirectoryLinks(t *testing.T) {
 	if err := os.Symlink(secret, dir+"/index.json"); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := load(t.Context(), newFakeStore(t), dir, LoadOptions{}); err == nil || strings.Contains(err.Error(), "secret") {
+	if _, err := load(t.Context(), newFakeStore(t), dir, LoadOptions{}); !errors.Is(err, ErrUnsupported) || strings.Contains(err.Error(), "secret") {
 		t.Errorf("link out of the layout: %v", err)
+	}
+	for target, want := range map[string]error{"../../../" + blobName(appTar): ErrUnsupported, secret: ErrUnsupported, "../../index.json": ErrDamaged, digest.FromBytes(appTar).Encoded(): ErrDamaged} {
+		dir := writeDir(t, changed(ociFiles(plain, appImage), blobName(appTar), "-"))
+		if err := os.Symlink(target, dir+"/"+blobName(appTar)); err != nil {
+			t.Fatal(err)
+		}
+		s := newFakeStore(t)
+		if _, err := load(t.Context(), s, dir, LoadOptions{}); errs.Class(err) != want {
+			t.Errorf("layer that is a link to %s: %v, want %v", target, err, want)
+		}
+		s.checkEmpty(t)
 	}
 	dir = writeDir(t, changed(ociFiles(plain, appImage), blobName(appTar), "-"))
 	if err := syscall.Mkfifo(dir+"/"+blobName(appTar), 0o600); err != nil {
@@ -382,20 +403,53 @@ func TestReferences(t *testing.T) {
 	for _, c := range []struct {
 		annotations map[string]string
 		want        string
+		odd         []string
 	}{
-		{map[string]string{ocispec.AnnotationRefName: "latest"}, "latest"},
-		{map[string]string{ocispec.AnnotationRefName: "1", annotationImageName: "docker.io/library/app:1"}, "docker.io/library/app:1"},
-		{map[string]string{annotationImageName: appImage.id(), ocispec.AnnotationRefName: "ghcr.io/a/b:c"}, "ghcr.io/a/b:c"},
-		{map[string]string{ocispec.AnnotationRefName: "Not A Name"}, ""},
-		{map[string]string{ocispec.AnnotationRefName: appImage.id()}, ""},
-		{nil, ""},
+		{map[string]string{ocispec.AnnotationRefName: "latest"}, "latest", nil},
+		{map[string]string{ocispec.AnnotationRefName: "1", annotationImageName: "docker.io/library/app:1"}, "docker.io/library/app:1", nil},
+		{map[string]string{annotationImageName: appImage.id(), ocispec.AnnotationRefName: "ghcr.io/a/b:c"}, "ghcr.io/a/b:c", nil},
+		{map[string]string{annotationImageName: "App:1", ocispec.AnnotationRefName: "1"}, "1", []string{"App:1"}},
+		{map[string]string{ocispec.AnnotationRefName: "Not A Name"}, "", []string{"Not A Name"}},
+		{map[string]string{ocispec.AnnotationRefName: appImage.id()}, "", nil},
+		{nil, "", nil},
 	} {
 		l := newLayout()
 		d := l.image(plain, appImage)
 		d.Annotations = c.annotations
-		loaded, err := load(t.Context(), newFakeStore(t), writeDir(t, l.done(d)), LoadOptions{})
-		if err != nil || len(loaded) != 1 || loaded[0].Ref != c.want {
-			t.Errorf("%v: %v (%v), want %q", c.annotations, loaded, err, c.want)
+		var odd []string
+		loaded, err := load(t.Context(), newFakeStore(t), writeDir(t, l.done(d)), LoadOptions{Odd: func(name string) { odd = append(odd, name) }})
+		if err != nil || len(loaded) != 1 || loaded[0].Ref != c.want || !slices.Equal(odd, c.odd) {
+			t.Errorf("%v: %v (%v), odd %q, want %q, odd %q", c.annotations, loaded, err, odd, c.want, c.odd)
+		}
+	}
+}
+
+// TestDockerReferences has names in manifest.json that are none, alone and beside one that is: the image is
+// loaded, under what is a name.
+func TestDockerReferences(t *testing.T) {
+	files := dockerFiles(plain, appImage)
+	manifest := files[slices.IndexFunc(files, func(f file) bool { return f.name == "manifest.json" })].body
+	for _, odd := range []string{"App One", "app\x1b[2J:1", "app\x00:1", strings.Repeat("long/", 1<<20), appImage.id()} {
+		for _, good := range []string{"", "app:1"} {
+			tags, want := []string{odd}, []Loaded{{"", appImage.id()}}
+			if good != "" {
+				tags, want = append(tags, good), []Loaded{{good, appImage.id()}}
+			}
+			spelled := must(json.Marshal(tags))
+			archive := tarOf(changed(files, "manifest.json", strings.Replace(manifest, `["app:1"]`, string(spelled), 1))...)
+			for form, o := range map[string]LoadOptions{"file": {}, "stream": {Input: bytes.NewReader(archive), SpoolDir: t.TempDir()}} {
+				source := "-"
+				if form == "file" {
+					source = write(t, archive)
+				}
+				var got []string
+				o.Odd = func(name string) { got = append(got, name) }
+				s := newFakeStore(t)
+				loaded, err := load(t.Context(), s, source, o)
+				if err != nil || !slices.Equal(loaded, want) || !slices.Equal(got, []string{odd}) {
+					t.Errorf("%s, %.40q and %q: %v, odd %.40q, %v", form, odd, good, loaded, got, err)
+				}
+			}
 		}
 	}
 }

@@ -77,27 +77,26 @@ func readDockerEntry(ctx context.Context, raw json.RawMessage, oci *ociReader) (
 			a.layers[i].mediaType = d.MediaType
 		}
 	}
-	if a.refs, err = dockerRefs(e.RepoTags); err != nil {
-		return nil, err
-	}
+	a.refs, a.odd = dockerRefs(e.RepoTags)
 	if oci.early {
 		return a, nil // the layout may come much later
 	}
 	return a, a.useManifestOf(ctx, oci)
 }
 
-func dockerRefs(tags []string) ([]string, error) {
-	var refs []string
+// dockerRefs returns the names of an image that can be references, and those that cannot.
+func dockerRefs(tags []string) (refs, odd []string) {
 	for _, ref := range tags {
 		if ref == "" || ref == "<none>:<none>" {
 			continue
 		}
 		if _, err := normalize(ref); err != nil {
-			return nil, damaged("image archive: manifest.json: reference %.300q: %v", ref, err)
+			odd = append(odd, ref)
+			continue
 		}
 		refs = append(refs, ref)
 	}
-	return refs, nil
+	return refs, odd
 }
 
 // useManifestOf takes over the OCI manifest of the same image where the archive has it too, as those of

@@ -32,6 +32,10 @@ type LoadOptions struct {
 
 	// Progress, when set, is called now and then, never twice at once. It must be quick.
 	Progress func(Event)
+
+	// Odd, when set, is called with each name that the archive gives an image and that is no reference: the
+	// image is loaded without it. A name may have any bytes and any length.
+	Odd func(name string)
 }
 
 // Loaded is a reference that Load has set, or an image without one.
@@ -75,6 +79,13 @@ func load(ctx context.Context, n nodes, source string, o LoadOptions) ([]Loaded,
 	loaded, err := l.load(ctx, o.Platform)
 	if err != nil {
 		return nil, l.undo(ctx, err)
+	}
+	if o.Odd != nil {
+		for _, a := range l.images {
+			for _, name := range a.odd {
+				o.Odd(name)
+			}
+		}
 	}
 	return loaded, pointRecorded.Hit()
 }
@@ -156,6 +167,7 @@ func merged(images []*archived) []*archived {
 			continue
 		}
 		all[i].refs = append(slices.Clone(all[i].refs), a.refs...)
+		all[i].odd = append(slices.Clone(all[i].odd), a.odd...)
 	}
 	return all
 }

@@ -46,6 +46,7 @@ type chosen struct {
 	mediaType string
 	platform  *ocispec.Platform // as the index spells it; nil if it does not
 	ref       string            // the name that index.json gives it; "" for none
+	odd       []string          // names that it gives it and that are no references
 	err       error
 }
 
@@ -86,7 +87,7 @@ func (r *ociReader) images(ctx context.Context) ([]*archived, error) {
 			return nil, err
 		}
 		named := *m
-		named.ref = refOf(d)
+		named.ref, named.odd = refOf(d)
 		if named.platform == nil {
 			named.platform = d.Platform
 		}
@@ -282,7 +283,7 @@ func (r *ociReader) wanted(found []*chosen) []*chosen {
 
 // image reads the config of a manifest.
 func (r *ociReader) image(ctx context.Context, m *chosen) (*archived, error) {
-	a := &archived{manifest: m.raw, manifestType: m.mediaType}
+	a := &archived{manifest: m.raw, manifestType: m.mediaType, odd: m.odd}
 	for _, d := range m.manifest.Layers {
 		if !layerTypes[d.MediaType] {
 			return nil, unsupported("image archive: layer %s of media type %.100q", d.Digest, d.MediaType)
@@ -319,7 +320,8 @@ func (r *ociReader) manifestFor(ctx context.Context, id digest.Digest) (*chosen,
 		r.byConfig = map[digest.Digest]*chosen{}
 		visited := map[digest.Digest]bool{}
 		for _, d := range top {
-			if err := r.collect(ctx, d, refOf(d), visited, 0); err != nil {
+			ref, _ := refOf(d)
+			if err := r.collect(ctx, d, ref, visited, 0); err != nil {
 				return nil, err
 			}
 		}
@@ -365,14 +367,17 @@ func newChosen(doc document, raw []byte, platform *ocispec.Platform, ref string)
 }
 
 // refOf returns the name that a descriptor of index.json gives its image, "" if it gives none that can
-// be a reference.
-func refOf(d ocispec.Descriptor) string {
+// be a reference, and the names that cannot. An id, which some writers put there, is no name.
+func refOf(d ocispec.Descriptor) (ref string, odd []string) {
 	for _, key := range []string{annotationImageName, ocispec.AnnotationRefName} {
-		if ref := d.Annotations[key]; ref != "" {
-			if _, err := normalize(ref); err == nil {
-				return ref
-			}
+		name := d.Annotations[key]
+		if name == "" || digest.Digest(name).Validate() == nil {
+			continue
 		}
+		if _, err := normalize(name); err == nil {
+			return name, odd
+		}
+		odd = append(odd, name)
 	}
-	return ""
+	return "", odd
 }

@@ -18,10 +18,17 @@ func normalize(ref string) (string, error) {
 	return named.String(), nil
 }
 
+// maxReference is more bytes than any reference has: a path has 255 at most, a tag 128. To take apart what is longer can
+// take long.
+const maxReference = 4096
+
 func parse(ref string) (reference.Named, error) {
 	if strings.HasPrefix(ref, "sha256:") {
 		// would be taken for a tag of an image called sha256
 		return nil, fmt.Errorf("image reference %.300q: is an id: %w", ref, ErrInvalid)
+	}
+	if len(ref) > maxReference {
+		return nil, fmt.Errorf("image reference %.300q: of %d bytes: %w", ref, len(ref), ErrInvalid)
 	}
 	named, err := reference.ParseNormalizedNamed(ref)
 	if err != nil {

@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
 )
 
 // openSource opens what Load was given: a directory, a file, or "-" for a stream.
@@ -14,6 +16,10 @@ func openSource(ctx context.Context, source string, o LoadOptions) (tree, error)
 	if source == "-" {
 		if o.Input == nil {
 			return nil, fmt.Errorf("image archive from a stream: no input: %w", ErrInvalid)
+		}
+		if isDirectory(o.Input) {
+			err := fmt.Errorf("image archive from a stream: the input is a directory: %w", ErrInvalid)
+			return nil, errs.WithHint(err, "name the directory instead of -")
 		}
 		return openStream(ctx, io.NopCloser(o.Input), o.SpoolDir)
 	}
@@ -33,6 +39,16 @@ func openSource(ctx context.Context, source string, o LoadOptions) (tree, error)
 		return openStream(ctx, &lateFile{name: source}, o.SpoolDir)
 	}
 	return nil, fmt.Errorf("image archive %s: is neither a file nor a directory: %w", source, ErrInvalid)
+}
+
+// isDirectory tells whether a stream is a directory that somebody has opened, which nobody can read.
+func isDirectory(r io.Reader) bool {
+	f, ok := r.(*os.File)
+	if !ok {
+		return false
+	}
+	info, err := f.Stat()
+	return err == nil && info.IsDir()
 }
 
 // fileTree reads a file, in place where it is a plain tar.

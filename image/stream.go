@@ -54,10 +54,7 @@ func copyUnpacked(s *spool, r io.Reader) error {
 		defer z.Close()
 		err = s.copyFrom(z)
 	}
-	if err == io.EOF {
-		return err
-	}
-	return fmt.Errorf("read image archive: %w", err)
+	return err // tarError says of what
 }
 
 // follow keeps the index up to what has come.
@@ -65,7 +62,9 @@ func (t *streamTree) follow(ctx context.Context) {
 	err := t.index(ctx, spooled{spool: t.spool, ctx: ctx, bytes: maxStream}, maxStream, t.tell)
 	if err == nil {
 		// What follows the archive's end marker belongs to the stream too.
-		err = t.spool.ended(ctx)
+		if err = t.spool.ended(ctx); err != nil {
+			err = tarError(err, false)
+		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/dmlayer/dmlayer/internal/errs"
 )
 
 // tree is an archive as a set of files: a directory, or the entries of a tar.
@@ -93,7 +95,14 @@ func (t *dirTree) open(_ context.Context, name string) (*blob, error) {
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, fmt.Errorf("image layout: %s: %w: %w", clean, errMissing, ErrDamaged)
 	}
-	if err != nil {
+	var errno syscall.Errno
+	switch {
+	case errors.Is(err, syscall.ELOOP):
+		return nil, damaged("image layout: %s: links in a circle", clean)
+	case err != nil && !errors.As(err, &errno): // what os.Root says itself has no number and no name
+		err := unsupported("image layout: %s: a link that leads out of the layout", clean)
+		return nil, errs.WithHint(err, "put the files themselves in the place of links, as cp -rL does")
+	case err != nil:
 		return nil, fmt.Errorf("image layout: %w", err)
 	}
 	info, err := f.Stat()

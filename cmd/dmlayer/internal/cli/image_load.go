@@ -72,8 +72,11 @@ func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source, platform
 		}
 		progress.show(e)
 	}
-	loaded, err := image.Load(ctx, s, source, image.LoadOptions{Input: a.in, Platform: platform, Progress: show})
+	var odd []string
+	options := image.LoadOptions{Input: a.in, Platform: platform, Progress: show, Odd: func(name string) { odd = append(odd, name) }}
+	loaded, err := image.Load(ctx, s, source, options)
 	progress.end()
+	a.noteOdd(odd)
 	if err != nil {
 		return goOnHint(ctx, err, made)
 	}
@@ -82,6 +85,19 @@ func (a *app) runImageLoad(ctx context.Context, s *layer.Store, source, platform
 		b.WriteString(l.String() + "\n")
 	}
 	return a.print(b.String())
+}
+
+// mostOdd bounds how many names are noted that an archive gives its images in vain.
+const mostOdd = 10
+
+// noteOdd notes names that are no references, and that their images therefore do not have.
+func (a *app) noteOdd(names []string) {
+	for _, name := range names[:min(len(names), mostOdd)] {
+		a.note("warning: %.300q is no image reference: its image is loaded without that name; dmlayer image tag gives it another", name)
+	}
+	if more := len(names) - mostOdd; more > 0 {
+		a.note("warning: %s more are none either", count(more, "name"))
+	}
 }
 
 // goOnHint adds to what is hinted anyway what became of the layers that a load made before it failed: those of
