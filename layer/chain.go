@@ -34,7 +34,7 @@ type NewLayer struct {
 // error; those stay.
 func (s *Store) CreateLayers(ctx context.Context, layers []NewLayer) ([]Node, error) {
 	for _, l := range layers {
-		if err := checkNew(string(KindLayer), l.Name, l.Options.Size); err != nil {
+		if err := checkNew(string(KindLayer), l.Name, l.Options.Size, l.Options.Attrs); err != nil {
 			return nil, err
 		}
 	}

@@ -228,7 +228,8 @@ func (o *op) growMounted(ctx context.Context, n metadata.Node, info devmapper.In
 	return pointResizeGrown.Hit()
 }
 
-// Rename gives a node another name. An attached one is ErrBusy: its path was promised for its life.
+// Rename gives a node another name. An attached one is ErrBusy: its path was promised for its life. A layer that came with an image is
+// ErrInvalid: it is found by its name.
 func (s *Store) Rename(ctx context.Context, old, new string) error {
 	if err := pool.ValidateName("node", new); err != nil {
 		return err
@@ -237,6 +238,13 @@ func (s *Store) Rename(ctx context.Context, old, new string) error {
 }
 
 func (o *op) rename(ctx context.Context, n metadata.Node, new string) error {
+	if err := pool.ValidateNodeName("node", new, n.Attrs); err != nil {
+		return err
+	}
+	if n.Kind == metadata.KindLayer && pool.NamedByImage(n.Name, n.Attrs) && new != n.Name {
+		err := fmt.Errorf("it is a layer from an image, which is found by that name: %w", errs.ErrInvalid)
+		return errs.WithHint(err, "dmlayer image tag gives the image another reference")
+	}
 	if err := o.unclaimed(n); err != nil { // under its name
 		return err
 	}

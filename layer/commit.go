@@ -25,7 +25,7 @@ var (
 // snapshot lives on, unless it is told to become the layer itself. Errors: ErrNotFound, ErrExists,
 // ErrInvalid (a layer), ErrNoSpace, ErrDamaged.
 func (s *Store) Commit(ctx context.Context, snapshot, layer string, co CommitOptions) (Node, error) {
-	if err := pool.ValidateName(string(KindLayer), layer); err != nil {
+	if err := pool.ValidateNodeName(string(KindLayer), layer, co.Attrs); err != nil {
 		return Node{}, err
 	}
 	n, err := s.commit(ctx, snapshot, layer, co)

@@ -35,16 +35,16 @@ func (s *Store) CreateSnapshot(ctx context.Context, name string, so SnapshotOpti
 	if so.Kind != KindSnapshot && so.Kind != KindVolume {
 		return Node{}, fmt.Errorf("create %q: kind %q: %w", name, so.Kind, errs.ErrInvalid)
 	}
-	if err := checkNew(string(so.Kind), name, so.Size); err != nil {
+	if err := checkNew(string(so.Kind), name, so.Size, so.Attrs); err != nil {
 		return Node{}, err
 	}
 	n, err := s.createSnapshot(ctx, name, so)
 	return n, opError("create "+string(so.Kind), name, err)
 }
 
-// checkNew checks what somebody wants to call a new node, and its size, 0 for the default.
-func checkNew(kind, name string, size int64) error {
-	if err := pool.ValidateName(kind, name); err != nil {
+// checkNew checks what somebody wants to call a new node with these attributes, and its size, 0 for the default.
+func checkNew(kind, name string, size int64, attrs map[string]string) error {
+	if err := pool.ValidateNodeName(kind, name, attrs); err != nil {
 		return err
 	}
 	if size != 0 {

@@ -23,7 +23,7 @@ func (s *Store) Prepare(ctx context.Context, name string, so SnapshotOptions, co
 	if so.Kind == "" {
 		so.Kind = KindSnapshot
 	}
-	err := checkNew(string(so.Kind), name, so.Size)
+	err := checkNew(string(so.Kind), name, so.Size, so.Attrs)
 	if err == nil {
 		err = checkClaim(co.Claim)
 	}

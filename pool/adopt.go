@@ -36,7 +36,7 @@ func (c *checker) mayAdopt(ctx context.Context, f *facts, g Finding) (adopted bo
 // adopt records an orphan as a snapshot of nothing, which is foreign: nobody knows who has written it. Its id lock is held. What the
 // metadata cannot tell, its size, is that of its file system, or as much as is mapped.
 func (c *checker) adopt(ctx context.Context, f *facts, id metadata.ThinID, name string) error {
-	if err := ValidateName("node", name); err != nil {
+	if err := ValidateNodeName("node", name, nil); err != nil {
 		return err
 	}
 	if !c.running {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -26,6 +27,30 @@ func ValidateName(kind, name string) error {
 	}
 	return errs.WithHint(fmt.Errorf("%s name %q: %w", kind, name, errs.ErrInvalid),
 		"a name starts with a letter or digit and has up to 128 letters, digits, '_', '.' and '-'")
+}
+
+// imageName is what layers from images are called, by what they hold: whoever has the image finds them by it.
+var imageName = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
+
+// attrChainID is where package image has a layer say what it holds.
+const attrChainID = "image.chainID"
+
+// ValidateNodeName is ValidateName of a node with these attributes: a name by which layers from images are found is for the one that it means.
+func ValidateNodeName(kind, name string, attrs map[string]string) error {
+	if err := ValidateName(kind, name); err != nil {
+		return err
+	}
+	if imageName.MatchString(name) && !NamedByImage(name, attrs) {
+		return errs.WithHint(fmt.Errorf("%s name %q: it is that of a layer from an image: %w", kind, name, errs.ErrInvalid),
+			"dmlayer image load makes these; take another name")
+	}
+	return nil
+}
+
+// NamedByImage tells whether a node has its name from the image that it came with.
+func NamedByImage(name string, attrs map[string]string) bool {
+	chain, ok := attrs[attrChainID]
+	return ok && strings.Replace(chain, ":", "-", 1) == name
 }
 
 // absolute returns the directories as the kernel's mount table names them, whatever the working

@@ -31,7 +31,7 @@ func (a *app) newCommit() *cobra.Command {
 			if err := checkName(o.snapshot); err != nil {
 				return err
 			}
-			if err := pool.ValidateName("layer", o.layer); err != nil {
+			if err := pool.ValidateNodeName("layer", o.layer, nil); err != nil {
 				return err
 			}
 			labels, err := parseLabels(o.labels)

@@ -14,7 +14,7 @@ func (a *app) newRename() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "rename OLD NEW",
 		Short:             "Rename a node",
-		Long:              "Gives a node another name. Its content, its children and where it is mounted stay.",
+		Long:              "Gives a node another name. Its content, its children and where it is mounted stay. A layer from an image keeps its name, by which the\nimage finds it.",
 		Example:           "  dmlayer rename web1 web-old",
 		GroupID:           groupNodes,
 		Args:              args(2, 2),

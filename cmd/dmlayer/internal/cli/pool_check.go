@@ -92,7 +92,7 @@ func (o *poolCheckOptions) parseOrphans() error {
 	}
 	for _, text := range o.adopt {
 		id, name, _ := strings.Cut(text, "=")
-		if err := pool.ValidateName("node", name); err != nil {
+		if err := pool.ValidateNodeName("node", name, nil); err != nil {
 			return err
 		}
 		if err := add(id, name); err != nil {

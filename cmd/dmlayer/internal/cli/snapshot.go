@@ -57,7 +57,7 @@ It costs the same whatever its parent holds. Prints the snapshot's name.`,
 }
 
 func (o *snapshotOptions) check() (map[string]string, error) {
-	if err := pool.ValidateName("node", o.name); err != nil {
+	if err := pool.ValidateNodeName("node", o.name, nil); err != nil {
 		return nil, err
 	}
 	if o.parent != "" {
