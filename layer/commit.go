@@ -23,7 +23,7 @@ var (
 
 // Commit makes an immutable layer of what a snapshot or volume holds now, also while it is in use. The
 // snapshot lives on, unless it is told to become the layer itself. Errors: ErrNotFound, ErrExists,
-// ErrInvalid (a layer), ErrNoSpace, ErrDamaged.
+// ErrInvalid (a layer), ErrNoSpace, ErrDamaged; ErrBusy of one that is to become the layer and is attached, or is to be unused and is not.
 func (s *Store) Commit(ctx context.Context, snapshot, layer string, co CommitOptions) (Node, error) {
 	if err := pool.ValidateNodeName(string(KindLayer), layer, co.Attrs); err != nil {
 		return Node{}, err
@@ -79,11 +79,18 @@ func (o *op) commitMove(ctx context.Context, src metadata.Node, name string, co 
 	if err := o.unclaimed(src); err != nil {
 		return Node{}, err
 	}
-	done, n, err := o.commitInPlace(ctx, src, name, co)
-	if done || err != nil {
-		return n, err
+	for {
+		done, n, err := o.commitInPlace(ctx, src, name, co)
+		if done || err != nil {
+			return n, err
+		}
+		if !co.Unused {
+			return o.commitCopy(ctx, src, name, co)
+		}
+		if err := errors.Join(o.quiesce(src), ctx.Err()); err != nil { // else who had it open was quicker
+			return Node{}, err
+		}
 	}
-	return o.commitCopy(ctx, src, name, co)
 }
 
 // unclaimed is ErrBusy for a node that somebody claims: what he was promised would go with its name.

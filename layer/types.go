@@ -92,6 +92,7 @@ type LayerOptions struct {
 // CommitOptions says how Commit makes a layer.
 type CommitOptions struct {
 	Move   bool // the snapshot itself becomes the layer
+	Unused bool // with Move: a snapshot that somebody has open is ErrBusy; else a copy becomes the layer, and what he writes from then on goes with him
 	Trust  bool // check a foreign file system; the layer is then not foreign, what it was made from stays so
 	Labels map[string]string
 	Attrs  map[string]string

@@ -21,7 +21,7 @@ func (a *app) newCommit() *cobra.Command {
 		Use:   "commit SNAPSHOT LAYER",
 		Short: "Make an immutable layer of a snapshot",
 		Long: `Makes an immutable layer of what a snapshot holds now, mounted or not. The snapshot lives on; with
---move it becomes the layer. Prints the layer's name.`,
+--move, for which nothing may use it, it becomes the layer. Prints the layer's name.`,
 		Example:           "  dmlayer commit web1 web-configured",
 		GroupID:           groupNodes,
 		Args:              args(2, 2),
@@ -43,7 +43,7 @@ func (a *app) newCommit() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				n, err := s.Commit(ctx, name, o.layer, layer.CommitOptions{Move: o.move, Trust: o.trust, Labels: labels})
+				n, err := s.Commit(ctx, name, o.layer, layer.CommitOptions{Move: o.move, Unused: true, Trust: o.trust, Labels: labels})
 				if err != nil {
 					return err
 				}
