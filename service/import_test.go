@@ -17,16 +17,16 @@ import (
 func TestImportUnderServe(t *testing.T) {
 	e := pooltest.New(t, pool.Spec{})
 	s, ctx := e.Open(t), pooltest.Context(t)
-	for _, name := range []string{"a", "b"} {
-		_, err := s.CreateSnapshot(ctx, name, layer.SnapshotOptions{})
-		must(t, err)
-	}
-	srv := serve(t, e)
-	_, err := s.RemoveNode(ctx, "b", layer.RemoveOptions{NoWait: true})
+	_, err := s.CreateSnapshot(ctx, "a", layer.SnapshotOptions{})
 	must(t, err)
-	srv.until("deleted what removed nodes had")
 	must(t, pool.Stop(ctx, e.Dirs, e.Name)) // which copies the records
-	must(t, pool.Start(ctx, e.Dirs, e.Name))
+	srv := serve(t, e)
+	_, err = s.CreateSnapshot(ctx, "b", layer.SnapshotOptions{})
+	must(t, err)
+	_, err = s.RemoveNode(ctx, "b", layer.RemoveOptions{NoWait: true})
+	must(t, err)
+	srv.until("deleted what removed nodes had") // he has them open
+	srv.look()
 	f, err := os.OpenFile(e.Store(), os.O_WRONLY, 0)
 	must(t, err)
 	_, err = f.WriteAt(make([]byte, 2*os.Getpagesize()), 0)
