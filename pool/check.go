@@ -35,7 +35,11 @@ func Check(ctx context.Context, dirs Dirs, name string, o CheckOptions) (CheckRe
 	}
 	p, err := Open(ctx, dirs, name, nil)
 	if errors.Is(err, errs.ErrDamaged) {
-		return CheckReport{Pool: name, Findings: []Finding{NewFinding(FoundRecordsUnreadable, "pool "+name, "%v", err)}}, nil
+		f := NewFinding(FoundRecordsUnreadable, "pool "+name, "%v", err)
+		if errors.Is(err, ErrMispaired) {
+			f.Means, f.Do = "the record store is that of another pool, and is not read", errs.Hint(err)
+		}
+		return CheckReport{Pool: name, Findings: []Finding{f}}, nil
 	}
 	if err != nil {
 		return CheckReport{}, err

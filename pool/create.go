@@ -223,7 +223,7 @@ func (s *Session) readRecord(ctx context.Context) error {
 	})
 	if err == nil && s.p.record.Name != s.p.files.name {
 		// What it describes has other locks, and must not be touched under these.
-		return s.p.mispaired("the record store is that of pool %q", s.p.record.Name)
+		return s.p.misnamed()
 	}
 	return err
 }

@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
 	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
@@ -151,6 +153,16 @@ func previous(r metadata.Pool) uint64 {
 // ErrMispaired says that a pool and the records next to it are not of one another. It comes with ErrDamaged: the records may
 // be whole, and say nothing about the pool.
 var ErrMispaired = errors.New("the record store and the pool do not belong together")
+
+// misnamed says what to do with a folder that has another name than its records: it was copied or renamed.
+func (p *Pool) misnamed() error {
+	dir, name := p.files.dir(), p.record.Name
+	advice := fmt.Sprintf("the folder was renamed: rename it back to %q, or take it over under its new name with dmlayer pool import %s. Nothing was changed", name, dir)
+	if _, err := os.Lstat(filepath.Join(filepath.Dir(dir), name)); err == nil {
+		advice = fmt.Sprintf("the folder is a copy of that of pool %q, of which only one can be here: take one of the two away. Nothing was changed", name)
+	}
+	return errs.WithHint(p.mispaired("the record store is that of pool %q", name), advice)
+}
 
 func (p *Pool) mispaired(format string, args ...any) error {
 	err := fmt.Errorf("pool %q: %w: %s: %w", p.files.name, ErrMispaired, fmt.Sprintf(format, args...), errs.ErrDamaged)
