@@ -70,7 +70,8 @@ const loopControl = "/dev/loop-control"
 
 // Attach attaches a file to a free loop device, whole and in one step (LOOP_CONFIGURE, Linux 5.8). The
 // kernel does not mind a file that is attached already; the caller has to (FindLoops, under a lock of his). When another
-// process takes the free device first, Attach takes the next one, until ctx ends.
+// process takes the free device first, Attach takes the next one, until ctx ends. It is errs.ErrDamaged where the file system of
+// the file is read-only, and ReadOnly is not asked for.
 func Attach(ctx context.Context, o LoopOptions) (*Loop, error) {
 	const what = "attach loop device to"
 	mode := os.O_RDWR
@@ -78,6 +79,10 @@ func Attach(ctx context.Context, o LoopOptions) (*Loop, error) {
 		mode = os.O_RDONLY
 	}
 	file, err := os.OpenFile(o.Path, mode, 0)
+	if errors.Is(err, unix.EROFS) {
+		return nil, errs.WithHint(fail(what, o.Path, fmt.Errorf("%w: %w", errors.Unwrap(err), errs.ErrDamaged)),
+			"the file system with the file is read-only: somebody has mounted it so, or its disk fails, of which the kernel's log (dmesg) tells")
+	}
 	if err != nil {
 		return nil, fail(what, o.Path, errors.Unwrap(err))
 	}

@@ -57,6 +57,16 @@ func UsersOf(major, minor uint32) ([]User, error) {
 	return openIn(processes, dev, ""), nil
 }
 
+// OpenersOf is UsersOf of those who have files open, whatever else explains the use: they are who keeps a file system from being
+// unmounted.
+func OpenersOf(major, minor uint32) ([]User, error) {
+	processes, err := processIDs()
+	if err != nil {
+		return nil, err
+	}
+	return openIn(processes, DevNum{major, minor}, UsesFile), nil
+}
+
 // processIDs are those of other processes, ascending.
 func processIDs() ([]int, error) {
 	entries, err := os.ReadDir("/proc")

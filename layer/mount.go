@@ -283,7 +283,7 @@ func (s *Store) unmountNode(ctx context.Context, nameOrDir string) (nameless boo
 		}
 	}
 	if err := fsutil.Unmount(ctx, dir, fsutil.UnmountOptions{}); err != nil {
-		return false, err
+		return false, withOpeners(dir, err)
 	}
 	if err := pointUnmounted.Hit(); err != nil {
 		o.KeepMark(n.ID)
@@ -296,6 +296,23 @@ func (s *Store) unmountNode(ctx context.Context, nameOrDir string) (nameless boo
 		return true, nil
 	}
 	return false, o.release(n)
+}
+
+// withOpeners adds to an error of unmounting a busy directory who has files of it open, where that can be told.
+func withOpeners(dir string, busy error) error {
+	var st unix.Stat_t
+	if !errors.Is(busy, errs.ErrBusy) || unix.Lstat(dir, &st) != nil {
+		return busy
+	}
+	users, err := fsutil.OpenersOf(unix.Major(st.Dev), unix.Minor(st.Dev))
+	if err != nil || len(users) == 0 {
+		return errs.WithHint(busy, "see what is mounted below it: findmnt -R "+dir)
+	}
+	names := make([]string, len(users))
+	for i, u := range users {
+		names[i] = u.String()
+	}
+	return errs.WithHint(fmt.Errorf("%w: %s", busy, some(names)), "end what uses it")
 }
 
 // onlyMount returns where a node is mounted. It looks at the default directory first, which spares
