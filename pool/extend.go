@@ -37,6 +37,8 @@ type Extension struct {
 type Sizes struct {
 	Data     int64 `json:"dataSize"`
 	Metadata int64 `json:"metadataSize"`
+	// NoSpare says of a pool that was extended that the host has no room for a spare as large as the metadata, which a repair needs.
+	NoSpare bool `json:"-"`
 }
 
 // Extend makes a pool larger while it runs, and starts it where it does not: its backing, and then its tables. Without any size it
@@ -90,8 +92,10 @@ func (s *Session) extend(ctx context.Context, e Extension) (now Sizes, err error
 		if err := s.growTo(ctx, b, f, data, meta); err != nil {
 			return err
 		}
-		now = Sizes{f.room.DataSize, f.room.MetadataSize}
-		return nil
+		now = Sizes{Data: f.room.DataSize, Metadata: f.room.MetadataSize}
+		whole, err := hasBlocks(s.p.files.spare(), now.Metadata)
+		now.NoSpare = !whole
+		return err
 	})
 	return now, err
 }

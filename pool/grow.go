@@ -60,7 +60,7 @@ func (s *Session) withFigures(ctx context.Context, fn func(backing, *figures) er
 	}
 	// What became larger by somebody else's hand, or in a growth that died, may not have reached the devices that lie on it.
 	if f.room.DataSize/s.p.record.BlockSize > int64(f.status.TotalData) || f.metadataBlocks() > int64(f.status.TotalMetadata) {
-		if err := b.grow(ctx, f.room.DataSize, f.room.MetadataSize); err != nil {
+		if err := s.growBacking(ctx, b, f.room.DataSize, f.room.MetadataSize); err != nil {
 			return err
 		}
 	}
@@ -142,7 +142,7 @@ func (s *Session) growTo(ctx context.Context, b backing, f *figures, data, meta 
 	if err := pointGrowRecorded.Hit(); err != nil {
 		return errors.Join(err, s.recordBack(ctx, f, before))
 	}
-	if err := b.grow(ctx, data, meta); err != nil {
+	if err := s.growBacking(ctx, b, data, meta); err != nil {
 		return errors.Join(err, s.recordBack(ctx, f, before))
 	}
 	if err := pointGrowBacking.Hit(); err != nil {
@@ -153,7 +153,12 @@ func (s *Session) growTo(ctx context.Context, b backing, f *figures, data, meta 
 		return err
 	}
 	f.room = room
-	if room.DataSize > f.record.Backing.DataSize || room.MetadataSize > f.record.Backing.MetadataSize { // in units of its own
+	if meta > 0 { // in units of its own
+		if err := s.growSpare(ctx, room.MetadataSize); err != nil {
+			return err
+		}
+	}
+	if room.DataSize > f.record.Backing.DataSize || room.MetadataSize > f.record.Backing.MetadataSize {
 		if err := s.recordDevices(ctx, f); err != nil {
 			return err
 		}

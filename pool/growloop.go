@@ -2,20 +2,16 @@ package pool
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/fsutil"
-	"github.com/dmlayer/dmlayer/internal/errs"
 	"github.com/dmlayer/dmlayer/internal/fault"
 	"github.com/dmlayer/dmlayer/thinpool"
 )
 
 var (
-	pointGrowSpare    = fault.New("pool.grow.spare-file")
 	pointGrowMetadata = fault.New("pool.grow.metadata-file")
 	pointGrowData     = fault.New("pool.grow.data-file")
 )
@@ -43,9 +39,6 @@ func (l loopback) room(context.Context) (Room, error) {
 // grow makes the files larger, and then the loop devices, which do not see it by themselves.
 func (l loopback) grow(ctx context.Context, data, metadata int64) error {
 	if metadata > 0 {
-		if err := l.growSpare(ctx, metadata); err != nil {
-			return err
-		}
 		if err := l.growFile(ctx, l.files.metadata(), metadata, fsutil.Full); err != nil {
 			return err
 		}
@@ -59,18 +52,6 @@ func (l loopback) grow(ctx context.Context, data, metadata int64) error {
 		}
 	}
 	return pointGrowData.Hit()
-}
-
-// growSpare comes before the metadata, which must always have a spare that is as large.
-func (l loopback) growSpare(ctx context.Context, size int64) error {
-	err := fsutil.Extend(ctx, l.files.spare(), uint64(size), fsutil.Full)
-	if errors.Is(err, errs.ErrNotFound) { // there was no room for one, which pool check says
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("spare for the metadata: %w", err)
-	}
-	return pointGrowSpare.Hit()
 }
 
 func (l loopback) growFile(ctx context.Context, path string, size int64, a fsutil.Allocation) error {

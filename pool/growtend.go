@@ -117,7 +117,7 @@ func (s *Session) tend(ctx context.Context, raised bool) (t Tended, found *figur
 	}
 	err = s.withFigures(ctx, func(b backing, f *figures) error {
 		found = f
-		t.Before = Sizes{f.record.Backing.DataSize, f.record.Backing.MetadataSize}
+		t.Before = Sizes{Data: f.record.Backing.DataSize, Metadata: f.record.Backing.MetadataSize}
 		if f.room.DataSize > t.Before.Data || f.room.MetadataSize > t.Before.Metadata { // by somebody else
 			if err := s.recordDevices(ctx, f); err != nil {
 				return err
@@ -128,7 +128,7 @@ func (s *Session) tend(ctx context.Context, raised bool) (t Tended, found *figur
 			return err
 		}
 		t.Stuck = n.stuck()
-		t.After = Sizes{f.room.DataSize, f.room.MetadataSize}
+		t.After = Sizes{Data: f.room.DataSize, Metadata: f.room.MetadataSize}
 		growing := n.dataStuck == nil && s.canGrow(f)
 		used := percent(f.status.UsedData, f.status.TotalData)
 		w := wish{full: fullFails, event: nextEvent(used, f.record.Space.GrowAt, growing)}

@@ -12,7 +12,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/dmlayer/dmlayer/fsutil"
+	"github.com/dmlayer/dmlayer/internal/errs"
+	"github.com/dmlayer/dmlayer/internal/fault"
 )
+
+var pointGrowSpare = fault.New("pool.grow.spare-file")
 
 // The spare is a file beside the metadata, with blocks for as much, into which the metadata is repaired: when that is
 // needed, the host may be full. What is in it means nothing. A repair that is accepted takes the metadata's name, and the old
@@ -49,6 +53,35 @@ func (f files) makeSpare(ctx context.Context, size int64) error {
 		return fmt.Errorf("spare for the metadata: %w", err)
 	}
 	return nil
+}
+
+// growBacking makes the devices of a backing larger, and before that the spare, so that it is never smaller than the metadata. Metadata that is full is
+// worse than one without a spare: where the host has no room for that, the pool grows all the same, and pool check says what is missing.
+func (s *Session) growBacking(ctx context.Context, b backing, data, metadata int64) error {
+	if err := s.growSpare(ctx, metadata); err != nil {
+		return err
+	}
+	return b.grow(ctx, data, metadata)
+}
+
+// growSpare makes the spare large enough for metadata of that size.
+func (s *Session) growSpare(ctx context.Context, size int64) error {
+	f := s.p.files
+	whole, err := hasBlocks(f.spare(), size)
+	if err != nil || whole {
+		return err
+	}
+	err = fsutil.Extend(ctx, f.spare(), uint64(size), fsutil.Full)
+	switch {
+	case errors.Is(err, errs.ErrNotFound): // there was no room for one, which pool check says
+		return nil
+	case errors.Is(err, errs.ErrNoSpace):
+		s.p.log.Warn("no room for the metadata's spare, which a repair needs", "pool", f.name, "bytes", size, "error", err)
+		return nil
+	case err != nil:
+		return fmt.Errorf("spare for the metadata: %w", err)
+	}
+	return pointGrowSpare.Hit()
 }
 
 // hasBlocks tells whether a file is there and has blocks for that many bytes.

@@ -62,6 +62,9 @@ hand. A pool cannot be made smaller. Prints what data and metadata have now.`,
 			if err != nil {
 				return err
 			}
+			if now.NoSpare {
+				a.note("there is no room for the metadata's spare, which a repair needs: free space below the root directory, then dmlayer pool check --repair %s", name)
+			}
 			return a.printSizes(name, now)
 		}),
 	}
