@@ -140,8 +140,28 @@ func (o MountOptions) parsed() (ParsedOptions, error) {
 	if o.MountReadOnly {
 		p.attrs |= unix.MOUNT_ATTR_RDONLY
 	}
-	p.Data = append(o.always(p.Data), p.Data...)
+	p.Data = append(o.always(p.Data), o.without(p.Data)...)
 	return p, nil
+}
+
+// CheckOptions is errs.ErrInvalid for options that a file system is not mounted with: discard of ext4. When the kernel could not write its
+// journal, as on a full pool, it discards all the same what the failed transaction freed (ext4_process_freed_data), which the next
+// mount shows again, of zeros. xfs discards only what its log has.
+func CheckOptions(t Type, options ...string) error {
+	p, err := ParseOptions(options...)
+	if err != nil {
+		return err
+	}
+	if t == Ext4 && slices.Contains(p.Data, "discard") {
+		return errs.WithHint(fmt.Errorf("mount option \"discard\": ext4 discards with it also what it failed to delete: %w", errs.ErrInvalid),
+			"leave it out; dmlayer trim NAME or dmlayer pool trim do it safely")
+	}
+	return nil
+}
+
+// without takes out what CheckOptions refuses, which older records may have.
+func (o MountOptions) without(given []string) []string {
+	return slices.DeleteFunc(given, func(option string) bool { return o.Type == Ext4 && option == "discard" })
 }
 
 // always returns what the type is mounted with in any case, unless the given options say otherwise.
@@ -182,5 +202,6 @@ func OptionsFor(o MountOptions) []string {
 	for _, list := range o.Extra {
 		options = append(options, splitOptions(list)...)
 	}
+	options = o.without(options)
 	return append(options, o.always(options)...)
 }

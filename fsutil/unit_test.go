@@ -183,6 +183,8 @@ func TestTypeOptions(t *testing.T) {
 		{MountOptions{Type: Ext4, ReadOnly: true, Extra: []string{"rw", "errors=panic,init_itable=5"}}, "errors=panic,init_itable=5", true},
 		{MountOptions{Type: XFS, Extra: []string{"ro,nouuid"}}, "nouuid", true},
 		{MountOptions{Type: XFS, Extra: []string{"logbsize=64k"}}, "nouuid,logbsize=64k", false},
+		{MountOptions{Type: XFS, Extra: []string{"discard"}}, "nouuid,discard", false},
+		{MountOptions{Type: Ext4, Extra: []string{"discard,data=ordered"}}, "errors=remount-ro,noinit_itable,data=ordered", false},
 	} {
 		p, err := tc.o.parsed()
 		if err != nil || strings.Join(p.Data, ",") != tc.data || p.ReadOnly() != tc.ro {

@@ -92,6 +92,11 @@ func (o *op) isFull() bool {
 	return err == nil && st.Mode == thinpool.ModeOutOfDataSpace
 }
 
+// CheckMountOptions is ErrInvalid for mount options that the pool's nodes are not mounted with.
+func (s *Store) CheckMountOptions(options ...string) error {
+	return fsutil.CheckOptions(fsutil.Type(s.pool.Record().FS), options...)
+}
+
 // mendErrors checks an ext4 that has run into errors before it is mounted for writing again. On a full pool it may have been unmounted with
 // a journal that it could not write to its place and that no mount would replay: see fsutil.Fsck. It is asked in the open device, which is a
 // read of what a mount reads anyway; one that is mounted elsewhere is left alone.

@@ -123,6 +123,9 @@ func (o *op) mayMount(n metadata.Node, readOnly bool) error {
 }
 
 func (o *op) mountOn(ctx context.Context, n metadata.Node, dir string, readOnly bool, extra []string) (err error) {
+	if err := fsutil.CheckOptions(fsutil.Type(n.FS), extra...); err != nil {
+		return err
+	}
 	mounts, err := o.mountsOf(n.ID)
 	if err != nil {
 		return err

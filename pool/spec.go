@@ -67,6 +67,9 @@ func (spec Spec) complete() (Spec, error) {
 	if err := spec.checkSettings(); err != nil {
 		return spec, fmt.Errorf("create pool %q: %w", spec.Name, err)
 	}
+	if err := fsutil.CheckOptions(fsutil.Type(spec.FS), spec.MountOptions...); err != nil {
+		return spec, fmt.Errorf("create pool %q: %w", spec.Name, err)
+	}
 	spec.Space = completeSpace(spec.Space)
 	if spec.Backing != BackingLoopback { // how large it is will be seen on the devices
 		return spec, nil

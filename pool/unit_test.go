@@ -55,6 +55,7 @@ func TestSpec(t *testing.T) {
 		"backing":             func(s *Spec) { s.Backing = "cloud" },
 		"file system":         func(s *Spec) { s.FS = "btrfs" },
 		"discard":             func(s *Spec) { s.Discard = "sometimes" },
+		"discarding ext4":     func(s *Spec) { s.MountOptions = []string{"noatime,discard"} },
 		"small blocks":        func(s *Spec) { s.BlockSize = 32 << 10 },
 		"odd blocks":          func(s *Spec) { s.BlockSize = 96 << 10 },
 		"large blocks":        func(s *Spec) { s.BlockSize = 2 << 30 },

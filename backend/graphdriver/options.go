@@ -153,7 +153,7 @@ func (d *Driver) parseOption(o *Options, settings map[string]setting, key, value
 		return err
 	case "dm.mountopt":
 		o.MountOptions = append(o.MountOptions, value)
-		return nil
+		return d.store.CheckMountOptions(value)
 	}
 	if s, ok := settings[key]; ok {
 		return s.confirm(key, value, d.store.Pool().Name())

@@ -92,7 +92,9 @@ func TestRepairOnFull(t *testing.T) {
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(info.Device), "trigger_fs_error"), []byte("test"), 0))
 	unmount(t, s, "origin")
-	snapshot(t, s, "a", "origin") // whatever is written to it takes a block, its superblock too
+	snapshot(t, s, "a", "origin")                                                            // whatever is written to it takes a block, its superblock too
+	_, err = s.Mount(ctx, "a", "", layer.MountOptions{Options: []string{"noatime,discard"}}) // the kernel discards what it failed to delete
+	mustFail(t, err, layer.ErrInvalid)
 	snapshot(t, s, "writer", "")
 	if err := fill(mount(t, s, "writer")); !isNoRoom(err) {
 		t.Fatalf("filled up: %v", err)
