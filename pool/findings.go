@@ -133,7 +133,7 @@ var findingKinds = map[string]findingKind{
 	FoundRemoval:         {MendedOnOpen, "a node was removed, and its thin device is still to be deleted", ""},
 	FoundChange:          {MendedOnOpen, "a process died while it activated, suspended or unmounted a node", ""},
 	FoundDeviceSuspended: {NeedsRepair, "a node's device is suspended, and nobody is at work on it: whoever uses it hangs", ""},
-	FoundDeviceUnused:    {NeedsRepair, "a node is active, and nobody uses it or claims it", ""},
+	FoundDeviceUnused:    {Harmless, "a node is active, and nobody uses it or claims it: it was unmounted by other means than dmlayer unmount", "nothing: the next mount or attach takes the device, dmlayer pool check --repair takes it away"},
 	FoundDeviceOrphan:    {NeedsRepair, "a device of the pool is active that belongs to no node", ""},
 	FoundDeviceSize:      {MendedOnOpen, "a node's device is smaller than its record says: a growth was cut short, and the next mount finishes it", ""},
 	FoundDeviceWrong:     {NeedsPerson, "a node's device is not what the record says: of another size, pool or thin id", "end what uses it, and unmount or detach it"},
