@@ -161,8 +161,13 @@ func (c *checker) checkState() {
 	codes := map[string]string{
 		StateNeedsCheck: FoundNeedsCheck, StateReadOnly: FoundReadOnly, StateFailed: FoundFailed, StateOutOfDataSpace: FoundOutOfData,
 	}
-	if code, ok := codes[c.report.State]; ok {
-		c.report.Add(NewFinding(code, "pool "+c.p.files.name, "%s", c.Status))
+	code, ok := codes[c.report.State]
+	switch st := c.Status; {
+	case code == FoundOutOfData:
+		c.report.Add(NewFinding(code, "pool "+c.p.files.name, "%d of %d blocks of data and %d of %d of metadata are in use",
+			st.UsedData, st.TotalData, st.UsedMetadata, st.TotalMetadata))
+	case ok:
+		c.report.Add(NewFinding(code, "pool "+c.p.files.name, "%s", st))
 	}
 }
 
