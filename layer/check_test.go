@@ -111,7 +111,7 @@ var disagreements = []struct {
 	{
 		name: "layer active for writing",
 		make: func(x tamperer) { x.activate(x.ours(x.id("base")), x.id("base"), node(x.t, x.e, "base").Size, false) },
-		want: []string{"device-unused base", "layer-writable base"},
+		want: []string{"layer-writable base", "device-unused base"},
 	},
 	{
 		name: "device that is too large",
