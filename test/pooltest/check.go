@@ -58,7 +58,7 @@ func (e *Env) checkFindings(ctx context.Context) error {
 		case pool.FoundRemoval, pool.FoundDeviceSize: // of what is open elsewhere; of what the next mount grows
 		case pool.FoundMetadataLow: // the test has filled it
 		default:
-			if f.Class != pool.Harmless {
+			if f.Class != pool.Harmless || f.Code == pool.FoundDeviceUnused { // dmlayer itself must not leave one
 				err = errors.Join(err, fmt.Errorf("pool check: %s: %s: %s", f.Code, f.Object, f.Detail))
 			}
 		}
