@@ -111,7 +111,8 @@ func (p *Pool) recordsWritten(ctx context.Context) (<-chan struct{}, error) {
 			if pause.For(ctx, burst) != nil {
 				return
 			}
-			_, _ = unix.Read(fd, b)                                                    // what has come meanwhile; of what is the same as the event before, the kernel keeps one
+			// What has come meanwhile; of what is the same as the event before, the kernel keeps one.
+			_, _ = unix.Read(fd, b)
 			if _, err := unix.InotifyAddWatch(fd, p.files.store(), what); err != nil { // the one that is there now
 				return
 			}
