@@ -201,7 +201,8 @@ func (c Config) await(ctx context.Context, tell *notifier) (*layer.Store, error)
 	}
 	ticks, stop := c.ticks()
 	defer stop()
-	for said := ""; ; {
+	said, rest := "", soon
+	for {
 		store, err := c.openFree(ctx)
 		if err == nil || ctx.Err() != nil {
 			return store, nil
@@ -214,18 +215,28 @@ func (c Config) await(ctx context.Context, tell *notifier) (*layer.Store, error)
 			c.Logger.Warn("the pool that is there now cannot be served yet", "pool", c.Pool, "error", err, "hint", errs.Hint(err))
 			tell.send("STATUS=waiting: " + text)
 		}
+		again := time.NewTimer(rest)
 		select {
 		case <-ctx.Done():
+			again.Stop()
 			return nil, nil
 		case _, ok := <-events:
 			if !ok {
 				events = nil
 			}
+			rest = soon
 		case <-c.Again:
 		case <-ticks:
+		case <-again.C:
+			rest = min(2*rest, time.Minute)
 		}
+		again.Stop()
 	}
 }
+
+// soon is when to look again after an event of device-mapper that came before all was done: a create and an import end with records, of which no event tells. From
+// then on it is less and less often.
+const soon = 250 * time.Millisecond
 
 // openFree is open for a pool that nobody else serves.
 func (c Config) openFree(ctx context.Context) (*layer.Store, error) {
