@@ -9,8 +9,6 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/dmlayer/dmlayer/internal/errs"
 )
 
 // ErrStopped says that the kernel has ceased to write to a mounted file system because of an error, or that errors are recorded in it. What
@@ -91,12 +89,5 @@ func openByNumber(n DevNum) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	dev, err := OpenDevice(path, false)
-	if err != nil {
-		return nil, err
-	}
-	if have, err := DevNumOfFile(dev); err != nil || have != n {
-		return nil, errors.Join(fmt.Errorf("%s is not device %s: %w", path, n, errs.ErrNotFound), err, dev.Close())
-	}
-	return dev, nil
+	return OpenNumber(path, n, false)
 }
