@@ -82,7 +82,7 @@ func (c *checker) mayReindex(ctx context.Context, problems []metadata.Problem) (
 	if !wrong {
 		return problems, nil
 	}
-	if err := c.Records.Update(ctx, func(tx *metadata.Tx) error { return tx.Reindex() }); err != nil {
+	if err := c.Records.Update(ctx, func(tx *metadata.Tx) error { return errors.Join(c.CheckLocks(), tx.Reindex()) }); err != nil {
 		return problems, fmt.Errorf("make the indexes anew: %w", err)
 	}
 	return c.Records.Check(ctx)
