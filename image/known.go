@@ -5,11 +5,13 @@ import (
 	"strconv"
 
 	"github.com/opencontainers/go-digest"
+
+	"github.com/dmlayer/dmlayer/layer"
 )
 
 // What a layer node that came with an image has as attributes.
 const (
-	attrChainID   = "image.chainID"
+	attrChainID   = layer.AttrChainID
 	attrDiffID    = "image.diffID"
 	attrDigest    = "image.digest" // of the layer as it came: packed or not
 	attrPacked    = "image.packedSize"

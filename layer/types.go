@@ -38,6 +38,9 @@ const (
 	KindVolume   = Kind(metadata.KindVolume)   // writable; with a life of its own
 )
 
+// AttrChainID is the attribute in which a layer that came with an image says what it holds: the chain id of the image specification.
+const AttrChainID = pool.AttrChainID
+
 // Node is what the records say of a layer, a snapshot or a volume.
 type Node struct {
 	Name    string

@@ -32,8 +32,8 @@ func ValidateName(kind, name string) error {
 // imageName is what layers from images are called, by what they hold: whoever has the image finds them by it.
 var imageName = regexp.MustCompile(`^sha256-[0-9a-f]{64}$`)
 
-// attrChainID is where package image has a layer say what it holds.
-const attrChainID = "image.chainID"
+// AttrChainID is where a layer that came with an image says what it holds.
+const AttrChainID = "image.chainID"
 
 // ValidateNodeName is ValidateName of a node with these attributes: a name by which layers from images are found is for the one that it means.
 func ValidateNodeName(kind, name string, attrs map[string]string) error {
@@ -49,7 +49,7 @@ func ValidateNodeName(kind, name string, attrs map[string]string) error {
 
 // NamedByImage tells whether a node has its name from the image that it came with.
 func NamedByImage(name string, attrs map[string]string) bool {
-	chain, ok := attrs[attrChainID]
+	chain, ok := attrs[AttrChainID]
 	return ok && strings.Replace(chain, ":", "-", 1) == name
 }
 

@@ -21,11 +21,8 @@ import (
 // labelParentChain comes with a layer that is prepared without its parent: the chain id of that.
 const labelParentChain = "containerd.io/snapshot/parent-chain-id"
 
-// attrChainID is what layers that image load has made tell of themselves.
-const (
-	attrChainID = "image.chainID"
-	sizeUnit    = 4096 // what file systems and the sectors of any disk go into
-)
+// sizeUnit is what file systems and the sectors of any disk go into.
+const sizeUnit = 4096
 
 var pointKnown = fault.New("snapshotter.prepare.known")
 
@@ -117,7 +114,7 @@ func known(tx documents, r record) (node string, there bool, err error) {
 	if errors.Is(err, layer.ErrNotFound) {
 		return "", false, nil
 	}
-	if err != nil || n.Kind != layer.KindLayer || n.Attrs[attrChainID] != ref || n.Lost != nil {
+	if err != nil || n.Kind != layer.KindLayer || n.Attrs[layer.AttrChainID] != ref || n.Lost != nil {
 		return "", false, err // one that a repair has cut is unpacked again
 	}
 	return n.Name, false, nil
